@@ -1,0 +1,1 @@
+"""Everything around training the adapters. Never imports comfy."""

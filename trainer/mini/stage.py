@@ -1,0 +1,95 @@
+"""What the mini's training stages share: a time budget that survives interruptions, and atomic state."""
+import json
+import math
+import time
+from pathlib import Path
+
+import torch
+
+from genprop_core.files import load_tensors, save_tensors
+
+
+class Stage:
+    """A training run of `minutes` minutes in all, counted over every resume.
+
+    `progress` goes from 0 to 1 with the time used; `learning_rate(peak)` warms up over the first 2% and decays by a
+    cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file.
+    """
+
+    def __init__(self, folder, name, minutes, modules, optimizer, ema=None):
+        self.folder, self.name = Path(folder), name
+        self.minutes, self.modules, self.optimizer, self.ema = minutes, modules, optimizer, ema
+        self.step, self.used = 0, 0.0
+        self.path = self.folder / f"{name}.state.safetensors"
+        self._mark = time.monotonic()
+        if self.path.exists():
+            self._load()
+
+    @property
+    def elapsed(self):
+        return self.used + time.monotonic() - self._mark
+
+    @property
+    def progress(self):
+        return min(1.0, self.elapsed / (60 * self.minutes))
+
+    def learning_rate(self, peak, floor=0.02):
+        p = self.progress
+        rate = peak * (min(1.0, self.step / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * p))))
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        return rate
+
+    def log(self, **values):
+        row = {"step": self.step, "minutes": round(self.elapsed / 60, 2), **values}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f"{self.name}.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+        print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+
+    def save(self):
+        tensors = {}
+        for prefix, module in self.modules.items():
+            tensors |= {f"{prefix}.{k}": v for k, v in module.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{i}": v for i, v in enumerate(self.ema.shadow)}
+        for i, parameter in enumerate(self._parameters()):
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                tensors[f"adam.{i}.{key}"] = value
+        meta = {"step": str(self.step), "used": str(self.elapsed)}
+        save_tensors(self.path, {k: v.clone() for k, v in tensors.items()}, meta)
+
+    def _parameters(self):
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _load(self):
+        tensors, meta = load_tensors(self.path)
+        self.step, self.used = int(meta["step"]), float(meta["used"])
+        for prefix, module in self.modules.items():
+            own = {k[len(prefix) + 1 :]: v for k, v in tensors.items() if k.startswith(prefix + ".")}
+            module.load_state_dict(own)
+        if self.ema is not None:
+            for i, shadow in enumerate(self.ema.shadow):
+                shadow.copy_(tensors[f"ema.{i}"])
+        for i, parameter in enumerate(self._parameters()):
+            keys = [k for k in tensors if k.startswith(f"adam.{i}.")]
+            if keys:
+                self.optimizer.state[parameter] = {k.rsplit(".", 1)[1]: tensors[k] for k in keys}
+
+
+class EMA:
+    """Exponential moving average of parameters, with the usual warm-up min(decay, (1+step)/(10+step))."""
+
+    def __init__(self, parameters, decay):
+        self.parameters, self.decay = list(parameters), decay
+        self.shadow = [p.detach().clone() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self, step):
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+
+    @torch.no_grad()
+    def copy_to(self, parameters=None):
+        for parameter, shadow in zip(parameters or self.parameters, self.shadow):
+            parameter.copy_(shadow)
