@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NODE_TESTS = ROOT / "tests" / "nodes"
 
-# At the end and nowhere else: our nodes/ would otherwise shadow ComfyUI's nodes.py.
-sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) != str(ROOT)] + [str(ROOT)]
+# At the end and nowhere else: our nodes/ would otherwise shadow ComfyUI's nodes.py. The second is for tests/tiny.py.
+OURS = [str(ROOT), str(ROOT / "tests")]
+sys.path[:] = [entry for entry in sys.path if os.path.abspath(entry or os.getcwd()) not in OURS] + OURS
 
 
 def _script(name):
