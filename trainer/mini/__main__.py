@@ -4,11 +4,17 @@ import argparse
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
-    parser.add_argument("stage", choices=["vae", "base", "adapters"])
-    parser.add_argument("--minutes", type=float, required=True, help="time for the stage in all, resumes included")
+    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters"])
+    parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
+    parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
     parser.add_argument("--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
+    if arguments.stage == "cache":
+        from .cache import build
+
+        build(arguments.work, arguments.pairs)
+        return
     if arguments.stage == "vae":
         from .vae import train
     elif arguments.stage == "base":

@@ -1,0 +1,128 @@
+"""From pictures to what the UNet and the SCE are conditioned on. One function per quantity, for every route."""
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+SCALING = 0.18215  # of SVD's latents; AutoencoderTiny's latents carry it already
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+CLIP_SIZE = 224
+NOISE_AUGMENTATION = 0.02
+
+
+def _is_tiny(vae) -> bool:
+    return type(vae).__name__ == "AutoencoderTiny"
+
+
+@torch.no_grad()
+def encode_frames(vae, frames: torch.Tensor, *, scaled: bool, chunk: int = 8) -> torch.Tensor:
+    """[N,3,H,W] in [-1,1] -> the mode of the latents [N,4,H/8,W/8]; scaled=True multiplies z by 0.18215.
+
+    Noisy and clean latents are scaled, the image condition is not. Frames are encoded `chunk` at a time, each on its
+    own, so the chunk size does not change the result beyond rounding.
+    """
+    dtype, device = next(vae.parameters()).dtype, next(vae.parameters()).device
+    out = []
+    for part in frames.split(chunk):
+        encoded = vae.encode(part.to(device, dtype))
+        if _is_tiny(vae):
+            out.append(encoded.latents if scaled else encoded.latents / SCALING)
+        else:
+            z = encoded.latent_dist.mode()
+            out.append(z * SCALING if scaled else z)
+    return torch.cat(out)
+
+
+@torch.no_grad()
+def decode_latents(vae, latents: torch.Tensor, chunk: int = 8) -> torch.Tensor:
+    """Scaled latents [T,4,h,w] -> frames float32 [T,3,8h,8w] in [0,1].
+
+    SVD's temporal decoder mixes the frames of a chunk, so its result depends on `chunk`; AutoencoderTiny's does not.
+    """
+    dtype, device = next(vae.parameters()).dtype, next(vae.parameters()).device
+    out = []
+    for part in latents.split(chunk):
+        part = part.to(device, dtype)
+        if _is_tiny(vae):
+            frames = vae.decode(part, return_dict=False)[0]
+        else:
+            frames = vae.decode(part / SCALING, num_frames=part.shape[0], return_dict=False)[0]
+        out.append((frames.float() / 2 + 0.5).clamp(0, 1))
+    return torch.cat(out)
+
+
+def augment_keyframe(keyframe: torch.Tensor, amount: float, seed: int) -> torch.Tensor:
+    """keyframe [...,3,H,W] in [-1,1] plus `amount` times noise from a CPU generator of its own seed.
+
+    Every frame of a batch gets the same noise.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(keyframe.shape[-3:], generator=generator)
+    return keyframe + amount * noise.to(keyframe.device, keyframe.dtype)
+
+
+def clip_pixels(image: torch.Tensor) -> torch.Tensor:
+    """[B,3,H,W] in [-1,1] -> CLIP's normalised pixels [B,3,224,224], by the formula of diffusers' SVD pipeline.
+
+    The resize is bicubic after a Gaussian blur of sigma (factor - 1) / 2, on [-1,1]; then [0,1] and CLIP's statistics.
+    """
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+
+    image = _resize_with_antialiasing(image.float(), (CLIP_SIZE, CLIP_SIZE))
+    mean, std = (torch.tensor(v, device=image.device).reshape(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
+    return ((image + 1) / 2 - mean) / std
+
+
+@torch.no_grad()
+def clip_embedding(image_encoder, image: torch.Tensor) -> torch.Tensor:
+    """[B,3,H,W] in [-1,1] -> CLIP image embeddings [B,1,D]."""
+    parameter = next(image_encoder.parameters())
+    pixels = clip_pixels(image.to(parameter.device))
+    return image_encoder(pixels.to(parameter.dtype)).image_embeds.unsqueeze(1)
+
+
+def micro_conditions(fps: float, motion_bucket: float, noise_augmentation: float, batch: int = 1) -> torch.Tensor:
+    """[B,3]: fps - 1, motion bucket, noise augmentation. SVD was trained with fps - 1."""
+    return torch.tensor([[fps - 1, motion_bucket, noise_augmentation]], dtype=torch.float32).repeat(batch, 1)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What one window is made from. All tensors share batch B and frames T.
+
+    image_latents: [B,T,4,h,w] unscaled, the (noise-augmented) keyframe seen by the UNet, one per frame.
+    clip: [B,1,D]; micro: [B,3]; task: [B] indices.
+    source: [B,T,4,h,w] scaled latents of the source video; keyframe: [B,T,4,h,w] unscaled, what the SCE reads.
+    """
+
+    image_latents: torch.Tensor
+    clip: torch.Tensor
+    micro: torch.Tensor
+    task: torch.Tensor
+    source: torch.Tensor
+    keyframe: torch.Tensor
+
+    def to(self, device) -> "Condition":
+        return replace(self, **{k: v.to(device) for k, v in vars(self).items()})
+
+
+def repeat_over_frames(latents: torch.Tensor, num_frames: int) -> torch.Tensor:
+    """[B,4,h,w] -> [B,T,4,h,w], the same picture for every frame."""
+    return latents[:, None].expand(-1, num_frames, -1, -1, -1)
+
+
+def gaussian_blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Blur of [N,C,H,W] with a Gaussian cut at 3 sigma, edges repeated."""
+    radius = max(1, int(3 * sigma + 0.5))
+    t = torch.arange(-radius, radius + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-t.square() / (2 * sigma**2))
+    kernel = (kernel / kernel.sum()).reshape(1, 1, 1, -1).repeat(x.shape[1], 1, 1, 1)
+    x = F.conv2d(F.pad(x, (radius, radius, 0, 0), mode="replicate"), kernel, groups=x.shape[1])
+    return F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=x.shape[1])
+
+
+def mask_to_latents(mask: torch.Tensor, blur: float = 1.0, factor: int = 8) -> torch.Tensor:
+    """Mask [N,1,H,W] in [0,1] -> soft mask [N,1,H/8,W/8]: Gaussian blur (pixels), then the mean of every patch."""
+    mask = gaussian_blur(mask, blur) if blur > 0 else mask
+    return F.avg_pool2d(mask, factor).clamp(0, 1)

@@ -1,0 +1,69 @@
+"""Still images in and out, by Pillow: uint8 [H,W,3] RGB."""
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from .errors import GenPropError
+from .files import atomic
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+_SAVE_OPTIONS = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"lossless": True}}
+
+
+def read_image(path) -> torch.Tensor:
+    """An image file as uint8 [H,W,3] RGB: EXIF rotation applied, 16-bit grey scaled to 8, alpha dropped.
+
+    Raises GenPropError when there is none, when it cannot be decoded or is truncated, and for pixels of unknown range.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise GenPropError(f"Expected an image at {path}, but there is none. Check the path.")
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened)
+            if image.mode in ("F", "I") and not path.suffix.lower() == ".png":
+                raise GenPropError(f"Expected 8 or 16-bit pixels, but {path} has pixels of unknown range "
+                                   f"(mode {image.mode}). Export it as an 8-bit PNG.")
+            if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
+                image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            return torch.from_numpy(np.array(image.convert("RGB")))
+    except GenPropError:
+        raise
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise GenPropError(f"Expected a whole image, but {path} cannot be decoded ({error}). "
+                           "It may be truncated or of another format; export it again.") from None
+
+
+def write_image(path, image) -> None:
+    """Writes uint8 [H,W,3] as the image type of the path's suffix (png and webp keep every value), whole or not at all.
+
+    Raises GenPropError for an image of another type, an unknown suffix, and a place that cannot be written.
+    """
+    path, array = Path(path), as_frame(image)
+    if path.suffix.lower() not in SUFFIXES:
+        raise GenPropError(f"Expected a name ending in {', '.join(SUFFIXES)} for an image, got {path}. Rename it.")
+    try:
+        with atomic(path) as temporary:
+            Image.fromarray(array).save(temporary, **_SAVE_OPTIONS.get(path.suffix.lower(), {}))
+    except OSError as error:
+        raise GenPropError(f"Expected to write an image at {path}, but that failed ({error.strerror or error}). "
+                           "Check that the folder can be written and has space.") from None
+
+
+def as_frame(image) -> np.ndarray:
+    """A uint8 [H,W,3] tensor or array as a contiguous NumPy array; anything else raises GenPropError."""
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+        raise GenPropError(f"Expected a frame of uint8 [H,W,3], got {array.dtype} {list(array.shape)}. "
+                           "Convert it to 0..255 first.")
+    return np.ascontiguousarray(array)
+
+
+def image_files(folder) -> list[Path]:
+    """The images of a folder in natural order (frame2 before frame10); hidden and other files are left out."""
+    images = [p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+    return sorted(images, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s)
+                                         for s in re.split(r"([0-9]+)", p.name.lower())])

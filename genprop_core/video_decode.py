@@ -1,0 +1,132 @@
+"""Decoding a video file by PyAV, with proof that it was whole: a damaged or truncated file is an error."""
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+
+from .errors import GenPropError
+
+
+@contextmanager
+def open_media(path):
+    """Opens a media file; yields the PyAV container. Raises GenPropError when it is missing or cannot be opened."""
+    path = existing(path)
+    try:
+        container = av.open(str(path))
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise GenPropError(f"Expected a video, but {path} cannot be opened as one ({reason(error)}). "
+                           "It may be truncated or of another format; copy or export it again.") from None
+    with container:
+        yield container
+
+
+def existing(path) -> Path:
+    path = Path(path)
+    if not path.exists():
+        raise GenPropError(f"Expected a video or a folder of images at {path}, but there is none. Check the path.")
+    return path
+
+
+def reason(error: Exception) -> str:
+    return str(getattr(error, "strerror", None) or error)
+
+
+def frame_rate(path, stream) -> Fraction:
+    """Frames per second as the container declares them."""
+    fps = stream.average_rate or stream.guessed_rate or stream.base_rate
+    if not fps:
+        raise GenPropError(f"Expected a frame rate, but {path} carries none. Put the clip into an mp4 first.")
+    return Fraction(fps)
+
+
+@dataclass
+class _Tally:
+    """What has come out of a stream so far."""
+
+    shown: int = 0
+    first_pts: int | None = None
+    packets: int = 0
+    packet_pts: list[int] = field(default_factory=list)  # of those that a player shows
+    end: float = 0.0  # seconds
+
+    def packet(self, packet):
+        self.packets += 1
+        if packet.pts is not None and not packet.is_discard:
+            self.packet_pts.append(packet.pts)
+            self.end = max(self.end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+
+    def frame(self, frame):
+        self.first_pts = frame.pts if self.shown == 0 else self.first_pts
+        self.shown += 1
+
+
+def decode(path):
+    """Yields every frame (av.VideoFrame) of a file's first video track.
+
+    Raises GenPropError where a packet or frame is damaged, and at the end when less came than the file declares.
+    """
+    with open_media(path) as container:
+        if not container.streams.video:
+            raise GenPropError(f"Expected at least 2 frames, but {path} has none (no video track). "
+                               "Give a video; if it should be one, it is truncated: copy or export it again.")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        tally = _Tally()
+        try:
+            for packet in container.demux(stream):
+                if packet.size:
+                    tally.packet(packet)
+                    if packet.is_corrupt:
+                        raise _damaged(path, tally, "its last packet is incomplete")
+                for frame in packet.decode():
+                    if frame.is_corrupt:
+                        raise _damaged(path, tally, "the next is corrupt")
+                    tally.frame(frame)
+                    yield frame
+        except (av.FFmpegError, OSError) as error:
+            raise _damaged(path, tally, reason(error)) from None
+        _check_whole(path, container, stream, tally)
+
+
+def _damaged(path, tally: _Tally, why: str) -> GenPropError:
+    return GenPropError(f"Expected a whole video, but {path} breaks off after {tally.shown} frames ({why}). "
+                        "It may be truncated or damaged; copy or export it again.")
+
+
+def _check_whole(path, container, stream, tally: _Tally):
+    """Compares what came with what the file declares: its number of frames, its duration, and its end mark."""
+    fps = frame_rate(path, stream)
+    # An edit list hides frames on purpose, and the track is then shorter than its number of frames says.
+    trimmed = stream.duration is not None and stream.duration * stream.time_base * fps < stream.frames - 0.5
+    if tally.packets < stream.frames and not trimmed:
+        raise _damaged(path, tally, f"it declares {stream.frames}")
+    declared = _declared_end(container, stream)
+    if declared is not None and tally.end + 1.5 / float(fps) < declared:
+        raise _damaged(path, tally, f"it declares {declared:.2f} seconds, {tally.end:.2f} are there")
+    # Frames before the first that decodes lean on a cut-off past (open GOP): no player shows them. VP8 stores packets
+    # that are never shown. Every other packet is a frame.
+    if tally.first_pts is not None and stream.codec_context.name != "vp8":
+        stored = sum(pts >= tally.first_pts for pts in tally.packet_pts)
+        if tally.shown < stored:
+            raise _damaged(path, tally, f"{stored} are stored, some do not decode")
+    if container.format.name == "gif" and not _ends_as_gif(path):
+        raise _damaged(path, tally, "the end mark of a GIF is missing")
+
+
+def _declared_end(container, stream) -> float | None:
+    """Seconds at which the video track ends by the file's header; None where the header does not say."""
+    tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", ""))  # Matroska and WebM
+    if tag:
+        return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+    if "mp4" in container.format.name and stream.duration:
+        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+    return None
+
+
+def _ends_as_gif(path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-min(Path(path).stat().st_size, 64), 2)
+        return file.read().rstrip(b"\0").endswith(b";")

@@ -1,0 +1,118 @@
+"""Clips in and out: N frames in the file are N frames here, with the frame rate and the audio of the source."""
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .errors import GenPropError
+from .images import image_files, read_image, write_image
+from .video_decode import decode, existing, frame_rate, open_media
+from .video_write import write_video
+
+__all__ = ["Video", "VideoInfo", "iter_video", "probe", "read_image", "read_video", "write_image", "write_video"]
+FOLDER_FPS = Fraction(24)
+
+
+@dataclass(frozen=True)
+class VideoInfo:
+    """`frames` that decode, `width` and `height` as shown (rotation applied), frames per second, audio or not."""
+
+    frames: int
+    width: int
+    height: int
+    fps: Fraction
+    has_audio: bool
+
+
+@dataclass
+class Video:
+    """A clip in memory: `frames` uint8 [T,H,W,3]; `audio_path` is the file whose audio belongs to it, or None."""
+
+    frames: torch.Tensor
+    fps: Fraction
+    audio_path: Path | None
+
+
+def probe(path) -> VideoInfo:
+    """Counts and checks a clip by decoding it once without keeping frames; containers' own counts can be wrong.
+
+    Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work.
+    """
+    path = existing(path)
+    frames, (width, height) = 0, (0, 0)
+    sizes = map(_size, _stills(path)) if path.is_dir() else map(_shown_size, decode(path))
+    for width, height in _checked(path, sizes, size=lambda size: size):
+        frames += 1
+    fps, has_audio = _facts(path)
+    return VideoInfo(frames, width, height, fps, has_audio)
+
+
+def read_video(path) -> Video:
+    """Reads a whole clip (T*H*W*3 bytes of memory). `path` and errors as in `iter_video`."""
+    path = Path(path)
+    frames = torch.stack(list(iter_video(path)))  # [T,H,W,3]
+    fps, has_audio = _facts(path)
+    return Video(frames, fps, path if has_audio else None)
+
+
+def iter_video(path) -> Iterator[torch.Tensor]:
+    """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
+
+    `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
+    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB (alpha is dropped), and quarter turns in
+    the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped.
+
+    Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than two
+    frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
+    """
+    path = existing(path)
+    frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
+    yield from _checked(path, frames, size=_size)
+
+
+def _stills(folder: Path):
+    return map(read_image, image_files(folder))
+
+
+def _size(image: torch.Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[0]  # [H,W,3] -> (W,H)
+
+
+def _quarter_turns(frame) -> int:
+    return round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
+
+
+def _shown_size(frame) -> tuple[int, int]:
+    return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
+
+
+def _rgb(frame) -> torch.Tensor:
+    array = frame.to_ndarray(format="rgb24")  # [H,W,3]
+    return torch.from_numpy(np.ascontiguousarray(np.rot90(array, _quarter_turns(frame))))
+
+
+def _checked(path: Path, items, size):
+    """Passes items through; raises when their size changes, and at the end when there were fewer than two."""
+    first, count = None, 0
+    for item in items:
+        here = size(item)
+        first = first or here
+        if here != first:
+            raise GenPropError(f"Expected every frame at {first[0]}x{first[1]} like the first, but frame {count} of "
+                               f"{path} is {here[0]}x{here[1]}. Bring the clip to one size.")
+        count += 1
+        yield item
+    if count < 2:
+        raise GenPropError(f"Expected at least 2 frames, but {path} has {count or 'none'}. "
+                           "Give a video, or a folder with one image per frame.")
+
+
+def _facts(path: Path) -> tuple[Fraction, bool]:
+    """Frame rate and whether there is audio."""
+    if path.is_dir():
+        return FOLDER_FPS, False
+    with open_media(path) as container:
+        return frame_rate(path, container.streams.video[0]), bool(container.streams.audio)

@@ -1,0 +1,131 @@
+"""The defects that kept the earlier public implementation from learning, one test each."""
+import pytest
+import torch
+from tiny import tiny_condition, tiny_unet
+
+from genprop_core import edm
+from genprop_core.adapters import GenPropAdapters, MaskPredictionDecoder
+from genprop_core.attach import attach, tap_modules
+from genprop_core.config import AdapterConfig, BaseShape
+from trainer.step import StepSettings, draw, loss_terms, stack
+
+
+def _steps(adapters, unet, count):
+    condition = tiny_condition(batch=3)
+    condition = type(condition)(**{**vars(condition), "task": torch.arange(3)})
+    g = torch.Generator().manual_seed(0)
+    target = torch.randn(condition.source.shape, generator=g)
+    mask = (torch.rand(3, 4, 1, 8, 8, generator=g) > 0.7).float()
+    optimizer = torch.optim.Adam(adapters.trainable(), lr=1e-3)
+    settings = StepSettings(cond_dropout=0.0)
+    with attach(unet, adapters.config.num_blocks) as taps:
+        for step in range(count):
+            random = stack([draw(10 * step + i, target.shape[1:], settings) for i in range(3)])
+            terms = loss_terms(unet, taps, adapters, condition, target, mask, random, settings)
+            optimizer.zero_grad()
+            terms["total"].backward()
+            optimizer.step()
+    return terms
+
+
+@pytest.mark.parametrize("sce", ["static", "fused"])
+def test_everything_moves(sce):
+    """Defect 1: one step moves every injection convolution, two move gates, norms and the whole SCE."""
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    before = {k: v.clone() for k, v in adapters.named_parameters()}
+    _steps(adapters, unet, 1)
+    for index, layer in enumerate(adapters.injections):
+        assert not torch.equal(layer.conv.weight, before[f"injections.{index}.conv.weight"])
+    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    _steps(adapters, unet, 2)
+    still = [k for k, v in adapters.named_parameters() if v.requires_grad and torch.equal(v, before[k])]
+    assert still == []
+    frozen = {k for k, v in adapters.named_parameters() if not v.requires_grad}
+    assert frozen and all(".attn2.to_q" in k or ".attn2.to_k" in k or ".norm2." in k for k in frozen)
+    assert all(p.grad is None for p in unet.parameters())
+
+
+def test_frozen_parts_would_get_no_gradient_anyway():
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet)
+    adapters.requires_grad_(True)
+    with torch.no_grad():
+        for layer in adapters.injections:
+            layer.conv.weight.normal_(std=0.1)
+    _steps(adapters, unet, 1)
+    for name, parameter in adapters.named_parameters():
+        if ".attn2.to_q" in name or ".attn2.to_k" in name or (".norm2." in name and "transformer_blocks" in name):
+            assert parameter.grad is None or parameter.grad.abs().max() < 1e-7, name
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.05, 0.5, 1.0, 7.0, 80.0, 700.0])
+def test_a_perfect_network_recovers_the_latent_at_every_noise_level(sigma):
+    """Defect 2: c_in, c_noise and the noise are those of the network's training."""
+    g = torch.Generator().manual_seed(0)
+    clean = torch.randn(1, 2, 4, 4, 4, generator=g, dtype=torch.float64)
+    noise = torch.randn(clean.shape, generator=g, dtype=torch.float64)
+    level = torch.tensor([sigma], dtype=torch.float64)
+    noisy = clean + sigma * noise
+
+    def perfect(x, c_noise):
+        torch.testing.assert_close(c_noise, 0.25 * level.log())
+        torch.testing.assert_close(x, noisy / (sigma**2 + 1) ** 0.5)
+        # v-prediction: v = (noise - sigma * clean) / sqrt(sigma^2 + 1) of the unit-variance input
+        return (noise - sigma * clean) / (sigma**2 + 1) ** 0.5
+
+    torch.testing.assert_close(edm.denoise(perfect, noisy, level), clean, rtol=0, atol=1e-9)
+
+
+def test_training_and_sampling_use_one_image_condition():
+    """Defect 3: the cache and the pipeline encode the keyframe by the same unscaled function."""
+    from diffusers import AutoencoderTiny
+    from tiny import tiny_temporal_vae
+
+    from genprop_core.conditioning import SCALING, encode_frames
+
+    frames = torch.rand(2, 3, 64, 64) * 2 - 1
+    for vae in (tiny_temporal_vae(), AutoencoderTiny()):
+        torch.testing.assert_close(encode_frames(vae, frames, scaled=False) * SCALING, encode_frames(vae, frames, scaled=True))
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 3])
+def test_the_addition_reaches_every_skip_connection(blocks):
+    """Defect 4: what is added at a tap is in the skip connection that the up blocks receive."""
+    unet, condition = tiny_unet(), tiny_condition()
+    skips = []
+
+    def receive(module, args, kwargs):
+        skips.extend(reversed(kwargs["res_hidden_states_tuple"]))
+
+    handles = [b.register_forward_pre_hook(receive, with_kwargs=True) for b in unet.up_blocks]
+
+    def run(taps_add):
+        skips.clear()
+        with attach(unet, blocks) as taps:
+            taps.add = taps_add
+            unet(torch.cat([condition.source, condition.image_latents], 2), torch.tensor([0.3]), condition.clip,
+                 condition.micro)  # fmt: skip
+        return list(reversed(skips))
+
+    count = len(tap_modules(unet, blocks))
+    plain = run(None)
+    for tap in range(count):
+        extra = torch.full_like(plain[tap], 0.25)
+        changed = run([extra if i == tap else None for i in range(count)])
+        torch.testing.assert_close(changed[tap], plain[tap] + 0.25)
+        assert all(torch.equal(a, b) for a, b in zip(changed[:tap], plain[:tap]))
+    [h.remove() for h in handles]
+
+
+def test_default_taps_of_svd():
+    svd = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
+    assert AdapterConfig(svd).tap_widths() == [320, 320, 320, 320, 640, 640, 640]
+    assert AdapterConfig(svd, taps="blocks").active_taps() == [False, False, False, True, False, False, True]
+
+
+@pytest.mark.parametrize("frames,height,width", [(1, 4, 4), (3, 5, 9), (25, 8, 16)])
+def test_mask_decoder_takes_any_size(frames, height, width):
+    """Defect 6."""
+    logits = MaskPredictionDecoder(64)(torch.randn(2 * frames, 64, height, width), frames)
+    assert logits.shape == (2, frames, 1, height, width)
