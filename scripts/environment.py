@@ -44,7 +44,7 @@ class Step:
 def plain(tests=False):
     """(folder, steps) for everything that needs no ComfyUI."""
     pins = ("torch==2.13.0",)
-    return ROOT / ".venv", (Step("torch", f"torch 2.13.0, {_torch_size('2.7 GB')}", pins), *_own_steps(pins, tests))
+    return ROOT / ".venv", (Step("torch", f"torch 2.13.0, {_torch_size('2.7 GB', '5 GB')}", pins), *_own_steps(pins, tests))
 
 
 def with_comfyui(checkout, tests=False):
@@ -53,16 +53,16 @@ def with_comfyui(checkout, tests=False):
     audio = (*pins, "torchaudio==2.9.*")
     listed = checkout / "requirements.txt"
     return ROOT / ".venv-comfyui", (
-        Step("torch", f"torch 2.9.1 and torchvision 0.24.1, {_torch_size('3.7 GB')}", pins),
+        Step("torch", f"torch 2.9.1 and torchvision 0.24.1, {_torch_size('4.1 GB', '7 GB')}", pins),
         Step("torchaudio", "torchaudio 2.9, 2 MB, a few seconds", audio),
-        Step("comfyui", f"ComfyUI's requirements ({listed}), 0.3 GB, 1 minute", audio, (listed,)),
+        Step("comfyui", f"ComfyUI's requirements ({listed}), 0.6 GB, 1 minute", audio, (listed,)),
         *_own_steps(audio, tests),
     )
 
 
-def _torch_size(cuda):
+def _torch_size(cuda, on_disk):
     if CUDA_BUILD:
-        return f"up to {cuda} and 3 minutes (with CUDA; {CPU_INDEX} gives the CPU build of 0.2 GB)"
+        return f"up to {cuda} ({on_disk} on disk; 0.2 GB without CUDA: {CPU_INDEX}), 1 to 3 minutes"
     return "0.1 GB, 1 minute"
 
 

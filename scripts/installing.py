@@ -102,7 +102,7 @@ def pip_install(python, step, log, lock=None):
 def explain(words, step, log):
     """One line for a call of pip that failed: what was wanted, what happened, the remedy."""
     errors = re.findall(r"^\s*ERROR: (.+)$", words, re.MULTILINE) or words.strip().split("\n")[-1:]
-    found, remedy = f'pip says "{errors[-1].strip()}"', "Mend that"
+    found, remedy = f'pip says "{errors[0].strip()[:300]}"', "Mend that"
     for pattern, meaning, advice in REMEDIES:
         if re.search(pattern, words, re.IGNORECASE):
             found, remedy = meaning, advice
