@@ -44,7 +44,8 @@ class Step:
 def plain(tests=False):
     """(folder, steps) for everything that needs no ComfyUI."""
     pins = ("torch==2.13.0",)
-    return ROOT / ".venv", (Step("torch", f"torch 2.13.0, {_torch_size('2.7 GB', '5 GB')}", pins), *_own_steps(pins, tests))
+    torch = Step("torch", f"torch 2.13.0, {_torch_size('2.7 GB', '5 GB')}", pins)
+    return ROOT / ".venv", (torch, *_own_steps(pins, tests))
 
 
 def with_comfyui(checkout, tests=False):

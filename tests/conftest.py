@@ -38,10 +38,11 @@ def pytest_configure(config):
 
 
 def pytest_ignore_collect(collection_path, config):
-    if config.comfyui_checkout is None and NODE_TESTS in collection_path.parents and collection_path.suffix == ".py":
+    if config.comfyui_checkout is not None or NODE_TESTS not in collection_path.parents:
+        return None
+    if collection_path.match("test_*.py"):
         config.comfyui_skipped.append(collection_path.name)
-        return True
-    return None
+    return True
 
 
 def pytest_collection_modifyitems(config, items):
