@@ -1,8 +1,9 @@
 """GenProp on Stable Video Diffusion: carries an edit of one frame through a whole clip.
 
-    from genprop_core import GenProp
-    result = GenProp.from_files("mini").propagate(frames, keyframe)  # frames [T,3,H,W], keyframe [3,H,W]
+from genprop_core import GenProp
+result = GenProp.from_files("mini").propagate(frames, keyframe)  # frames [T,3,H,W], keyframe [3,H,W]
 """
+
 __all__ = ["GenProp", "PropagateSettings", "SamplerSettings", "GenPropError"]
 
 

@@ -1,4 +1,5 @@
 """Everything that is trained: SCE, injection layers and mask decoder in one plain nn.Module."""
+
 import math
 
 import torch

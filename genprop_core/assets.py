@@ -1,4 +1,5 @@
 """Where the files that ship with GenProp are."""
+
 from pathlib import Path
 
 ASSETS = Path(__file__).parent / "assets"

@@ -1,4 +1,5 @@
 """Adds the injections to a diffusers SVD UNet, and reads the mask decoder's features, by hooks that leave no trace."""
+
 from contextlib import contextmanager
 
 import torch

@@ -1,4 +1,5 @@
 """Loading a base: the mini, a diffusers folder, or a single-file SVD checkpoint."""
+
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -69,7 +70,9 @@ def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base
 
             parts = load_single_file(path, dtype)
     else:
-        raise GenPropError(f"Expected a base at {path}: mini, a diffusers SVD folder or a .safetensors file. There is none.")
+        raise GenPropError(
+            f"Expected a base at {path}: mini, a diffusers SVD folder or a .safetensors file. There is none."
+        )
     if vae is not None:
         from .taesd import load_taesd
 

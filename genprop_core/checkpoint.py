@@ -1,4 +1,5 @@
 """Adapters on disk: one .safetensors file that says what it is, which base it was made for and how it was trained."""
+
 import hashlib
 import json
 import logging
@@ -46,15 +47,17 @@ class AdapterFile:
         """Raises GenPropError when the widths differ from the base's; warns when only the weights do."""
         if tuple(other.widths) != tuple(self.fingerprint.widths):
             raise GenPropError(
-                f"The adapters in {self.path} were made for a base with widths {list(self.fingerprint.widths)}, this base "
-                f"has {list(other.widths)}. Choose adapters trained on this base, or the base they were trained on."
+                f"The adapters in {self.path} were made for a base with widths {list(self.fingerprint.widths)}, "
+                f"this base has {list(other.widths)}. Choose adapters trained on this base, or the base they were trained on."
             )
         if other.conv_in != self.fingerprint.conv_in:
             log.warning(
                 "The adapters in %s were trained on another base of the same widths (fingerprint %s, this base %s). "
                 "They may work on a fine-tuned base; look at the result.",
-                self.path, self.fingerprint.conv_in, other.conv_in,
-            )  # fmt: skip
+                self.path,
+                self.fingerprint.conv_in,
+                other.conv_in,
+            )
 
 
 def save_adapters(path, adapters: GenPropAdapters, fingerprint: Fingerprint, provenance: dict, dtype=torch.float16):
@@ -90,8 +93,9 @@ def load_adapters(path, dtype: torch.dtype = torch.float32) -> AdapterFile:
         if expected != found:
             wrong = sorted(k for k in expected.keys() | found.keys() if expected.get(k) != found.get(k))
             raise GenPropError(
-                f"The tensors in {path} do not match its configuration: {len(wrong)} differ, first {wrong[0]} (expected "
-                f"{expected.get(wrong[0], 'absent')}, got {found.get(wrong[0], 'absent')}). The file is damaged; export it again."
+                f"The tensors in {path} do not match its configuration: {len(wrong)} differ, first {wrong[0]} "
+                f"(expected {expected.get(wrong[0], 'absent')}, got {found.get(wrong[0], 'absent')}). "
+                "The file is damaged; export it again."
             )
         state = {}
         for key in sorted(found):

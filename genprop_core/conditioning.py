@@ -1,4 +1,5 @@
 """From pictures to what the UNet and the SCE are conditioned on. One function per quantity, for every route."""
+
 from dataclasses import dataclass, replace
 
 import torch

@@ -1,4 +1,5 @@
 """What an adapter file says about itself: the shape of the base it fits and the settings of the adapters."""
+
 import json
 from dataclasses import asdict, dataclass, fields
 
@@ -43,7 +44,9 @@ class BaseShape:
         def single(value, name):
             values = {value} if isinstance(value, int) else set(value)
             if len(values) != 1:
-                raise GenPropError(f"Expected the same {name} in every level, got {value}. The base is not SVD's shape.")
+                raise GenPropError(
+                    f"Expected the same {name} in every level, got {value}. The base is not SVD's shape."
+                )
             return values.pop()
 
         heads = config.num_attention_heads

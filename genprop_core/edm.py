@@ -2,6 +2,7 @@
 
 Source: Karras et al. 2022 (arXiv 2206.00364), table 1 and eq. 5; SVD appendix D. Training and sampling both call this.
 """
+
 import torch
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0

@@ -1,4 +1,5 @@
 """Safetensors and JSON on disk: written under a temporary name, then renamed, so that a file is whole or absent."""
+
 import json
 import os
 import uuid

@@ -1,4 +1,5 @@
 """The region-aware loss (GenProp section 3.3) in latent space. Knows no files, no devices and no models."""
+
 import math
 from dataclasses import dataclass
 

@@ -2,6 +2,7 @@
 
 Stored once; ComfyUI's layout is made from it by the same key maps as for a full-size SVD.
 """
+
 import json
 
 import torch
@@ -52,7 +53,11 @@ def load_mini(path, dtype: torch.dtype = torch.float32) -> Components:
         wanted = {k for k, v in module.state_dict().items() if v.is_floating_point()}
         if wanted != set(states[part]):
             odd = sorted(wanted ^ set(states[part]))
-            raise GenPropError(f"The mini's {part} in {path} does not match its configuration: {odd[0]}. Restore the file.")
+            raise GenPropError(
+                f"The mini's {part} in {path} does not match its configuration: {odd[0]}. Restore the file."
+            )
         module.load_state_dict(states[part], strict=False)
         module.to(dtype).eval().requires_grad_(False)
-    return Components(unet=unet, vae=vae, image_encoder=image_encoder, num_frames=configs["unet"]["num_frames"], version="mini")
+    return Components(
+        unet=unet, vae=vae, image_encoder=image_encoder, num_frames=configs["unet"]["num_frames"], version="mini"
+    )

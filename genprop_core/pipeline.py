@@ -1,4 +1,5 @@
 """The headless pipeline: a source clip and an edited keyframe in, the edited clip and the predicted mask out."""
+
 import time
 from dataclasses import dataclass, field
 
@@ -37,7 +38,7 @@ class PropagateSettings:
 class Result:
     """frames: float32 [T,3,H,W] in [0,1] at the working size; mask: probability [T,1,H/8,W/8] or None.
 
-    latents: scaled [T,4,H/8,W/8]; seconds: {"encode", "sce_and_loop", "decode"}; calls: {"vae_encoded_frames", "windows"}.
+    latents: scaled [T,4,H/8,W/8]; seconds: {"encode", "sce_and_loop", "decode"}; calls: {"windows"}.
     """
 
     frames: torch.Tensor
@@ -77,12 +78,14 @@ class GenProp:
         if adapters is None:
             adapters = default_adapters(base)
             if adapters is None:
-                raise GenPropError(f"Expected an adapter file for the base {base}. Give adapters=FILE (--adapters FILE).")
+                raise GenPropError(
+                    f"Expected an adapter file for the base {base}. Give adapters=FILE (--adapters FILE)."
+                )
         loaded = load_base(base, dtype, vae)
         return cls(loaded, load_adapters(adapters, dtype) if adapters is not False else None, device)
 
     def working_size(self, height: int, width: int, settings: PropagateSettings) -> tuple[int, int]:
-        """(height, width) the base works at for a source of this size: same aspect, the base's area, right multiples."""
+        """(height, width) the base works at for a source of this size: same aspect, the base's area."""
         multiple, defaults = self.base.size_multiple, self.base.defaults
         given = (settings.height, settings.width)
         if any(given):
@@ -119,7 +122,9 @@ class GenProp:
         ).to(self.device)
 
     @torch.no_grad()
-    def propagate(self, frames, keyframe, settings: PropagateSettings | None = None, progress=None, noise=None) -> Result:
+    def propagate(
+        self, frames, keyframe, settings: PropagateSettings | None = None, progress=None, noise=None
+    ) -> Result:
         """frames [T,3,H,W] and keyframe [3,H,W], uint8 or float in [0,1]. T frames in, T frames out.
 
         The keyframe is the edited first frame; another size is resized. A clip longer than the base's window is made
@@ -146,7 +151,9 @@ class GenProp:
             unit = noise[index] if noise is not None else unit_noise(shape, settings.seed + index)
             encoded = time.perf_counter()
             step = None if progress is None else (lambda s, n, i=index: progress(i * n + s, len(plan) * n))
-            latents, mask = sample(self.base.unet, self.adapters, condition, unit.to(self.device), settings.sampler, step)
+            latents, mask = sample(
+                self.base.unet, self.adapters, condition, unit.to(self.device), settings.sampler, step
+            )
             looped = time.perf_counter()
             made = cond.decode_latents(self.base.vae, latents[0], settings.decode_chunk).cpu()
             for name, value in zip(out.seconds, (encoded - clock, looped - encoded, time.perf_counter() - looped)):
@@ -163,6 +170,6 @@ def check_aspect(keyframe, frames, tolerance=0.02):
     ratio = (keyframe[1] / keyframe[0]) / (frames[1] / frames[0])
     if abs(ratio - 1) > tolerance:
         raise GenPropError(
-            f"Expected a keyframe of the source's aspect ratio ({frames[1]}x{frames[0]}), got {keyframe[1]}x{keyframe[0]}. "
-            "Edit an exported frame of the source, without cropping it."
+            f"Expected a keyframe of the source's aspect ratio ({frames[1]}x{frames[0]}), "
+            f"got {keyframe[1]}x{keyframe[0]}. Edit an exported frame of the source, without cropping it."
         )

@@ -1,4 +1,5 @@
 """The denoising loop: Euler over Karras sigmas with SVD's guidance, and the mask read on the way."""
+
 from dataclasses import dataclass
 
 import torch
@@ -51,8 +52,9 @@ def sample(unet, adapters, condition: Condition, noise, settings: SamplerSetting
     drop = torch.arange(2 * batch, device=device) < batch if guided else None
     injected = None
     if adapters is not None and adapters.config.sce == "static":
-        injected = adapters.encode(condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip,
-                                   condition.micro, condition.task)  # fmt: skip
+        injected = adapters.encode(
+            condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip, condition.micro, condition.task
+        )
         if guided and not settings.sce_in_empty_branch:
             injected = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
     x = noise.float() * edm.initial_noise_scale()

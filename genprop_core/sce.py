@@ -1,4 +1,5 @@
 """The Selective Content Encoder: a trainable copy of the UNet's first down blocks that reads the source video."""
+
 import copy
 
 import torch
@@ -49,7 +50,10 @@ class SelectiveContentEncoder(nn.Module):
     def freeze_dead(self):
         """With one CLIP token the softmax of the cross-attention is 1: query, key and their norm get no gradient."""
         for name, parameter in self.named_parameters():
-            if any(part in name for part in (".attn2.to_q.", ".attn2.to_k.", ".norm2.")) and "transformer_blocks" in name:
+            if (
+                any(part in name for part in (".attn2.to_q.", ".attn2.to_k.", ".norm2."))
+                and "transformer_blocks" in name
+            ):
                 parameter.requires_grad_(False)
 
     def forward(self, source, keyframe, clip_embedding, micro, task, first_features=None, c_noise=None):

@@ -1,12 +1,14 @@
 """One call of a diffusers SVD UNet, with our injections: the function that training and sampling share."""
+
 import torch
 
 from . import edm
 from .conditioning import Condition
 
 
-def denoise(unet, x, sigma, condition: Condition, taps=None, adapters=None, injected=None, strength=1.0, drop=None,
-            dtype=None):  # fmt: skip
+def denoise(
+    unet, x, sigma, condition: Condition, taps=None, adapters=None, injected=None, strength=1.0, drop=None, dtype=None
+):
     """Denoised latents D(x; sigma) [B,T,4,h,w], in x's dtype.
 
     sigma: [B]. taps: of `attach`, with `adapters` and `injected` (adapters.encode's list, for B or a divisor of B
@@ -28,12 +30,24 @@ def denoise(unet, x, sigma, condition: Condition, taps=None, adapters=None, inje
         elif adapters is not None:
 
             def first(features):
-                made = adapters.encode(condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip,
-                                       condition.micro, condition.task, features, c_noise)  # fmt: skip
+                made = adapters.encode(
+                    condition.source.to(dtype),
+                    condition.keyframe.to(dtype),
+                    condition.clip,
+                    condition.micro,
+                    condition.task,
+                    features,
+                    c_noise,
+                )
                 return adapters.gated(made, c_noise, frames, strength)
 
             taps.first = first
-        return unet(torch.cat([scaled.to(dtype), image], dim=2), c_noise, encoder_hidden_states=clip,
-                    added_time_ids=condition.micro, return_dict=False)[0]  # fmt: skip
+        return unet(
+            torch.cat([scaled.to(dtype), image], dim=2),
+            c_noise,
+            encoder_hidden_states=clip,
+            added_time_ids=condition.micro,
+            return_dict=False,
+        )[0]
 
     return edm.denoise(network, x, sigma)

@@ -1,4 +1,5 @@
 """Small random SVD-shaped bases for tests."""
+
 import torch
 
 from genprop_core.config import BaseShape
@@ -18,8 +19,15 @@ def tiny_image_encoder(seed=0, projection=32):
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     torch.manual_seed(seed)
-    config = CLIPVisionConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-                              image_size=224, patch_size=32, projection_dim=projection)  # fmt: skip
+    config = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=224,
+        patch_size=32,
+        projection_dim=projection,
+    )
     return CLIPVisionModelWithProjection(config).eval().requires_grad_(False)
 
 

@@ -1,4 +1,5 @@
 """One training step's loss, from cached latents: what `trainer/train.py` and the mini share."""
+
 from dataclasses import dataclass
 
 import torch
@@ -36,8 +37,10 @@ def draw(seed: int, shape, settings: StepSettings) -> dict[str, torch.Tensor]:
 
 def stack(draws: list[dict]) -> dict[str, torch.Tensor]:
     """The draws of a batch's samples: noise and perturbation [B,T,4,h,w], sigma and drop [B]."""
-    return {k: torch.cat([d[k] for d in draws]) if draws[0][k].ndim == 1 else torch.stack([d[k] for d in draws])
-            for k in draws[0]}  # fmt: skip
+    return {
+        k: torch.cat([d[k] for d in draws]) if draws[0][k].ndim == 1 else torch.stack([d[k] for d in draws])
+        for k in draws[0]
+    }
 
 
 def loss_terms(unet, taps, adapters, condition: Condition, target, mask, random, settings: StepSettings):
@@ -54,15 +57,18 @@ def loss_terms(unet, taps, adapters, condition: Condition, target, mask, random,
 
     static = adapters.config.sce == "static"
     injected = encode(condition.source) if static else None
-    denoised = denoise(unet, noisy, sigma, condition, taps, adapters, injected, settings.injection_weight, random["drop"])
+    denoised = denoise(
+        unet, noisy, sigma, condition, taps, adapters, injected, settings.injection_weight, random["drop"]
+    )
     logits = adapters.mpd(taps.decoder_features, frames)
     nonmask, inside, without = losses.reconstruction_terms(denoised, target, mask, sigma)
     terms = {"nonmask": nonmask, "mask": inside, "mpd": losses.mask_term(logits, mask, settings.loss)}
     if settings.loss.beta_grad:
         # d lives inside the mask only; in the fused form f is taken without the UNet's features
         d = settings.delta * random["perturbation"] * mask
-        terms["grad"] = losses.gradient_term(injected or encode(condition.source), encode(condition.source + d), mask,
-                                             settings.delta)  # fmt: skip
+        terms["grad"] = losses.gradient_term(
+            injected or encode(condition.source), encode(condition.source + d), mask, settings.delta
+        )
     else:
         terms["grad"] = nonmask.new_zeros(())
     terms["total"] = losses.total(terms, settings.loss)

@@ -1,4 +1,5 @@
 """The defects that kept the earlier public implementation from learning, one test each."""
+
 import pytest
 import torch
 from tiny import tiny_condition, tiny_unet
@@ -86,7 +87,9 @@ def test_training_and_sampling_use_one_image_condition():
 
     frames = torch.rand(2, 3, 64, 64) * 2 - 1
     for vae in (tiny_temporal_vae(), AutoencoderTiny()):
-        torch.testing.assert_close(encode_frames(vae, frames, scaled=False) * SCALING, encode_frames(vae, frames, scaled=True))
+        torch.testing.assert_close(
+            encode_frames(vae, frames, scaled=False) * SCALING, encode_frames(vae, frames, scaled=True)
+        )
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 3])
@@ -104,8 +107,12 @@ def test_the_addition_reaches_every_skip_connection(blocks):
         skips.clear()
         with attach(unet, blocks) as taps:
             taps.add = taps_add
-            unet(torch.cat([condition.source, condition.image_latents], 2), torch.tensor([0.3]), condition.clip,
-                 condition.micro)  # fmt: skip
+            unet(
+                torch.cat([condition.source, condition.image_latents], 2),
+                torch.tensor([0.3]),
+                condition.clip,
+                condition.micro,
+            )
         return list(reversed(skips))
 
     count = len(tap_modules(unet, blocks))

@@ -1,4 +1,5 @@
 """Fresh adapters and strength 0 are plain SVD to the last bit; plain SVD is diffusers' own pipeline."""
+
 from unittest import mock
 
 import torch
@@ -53,9 +54,16 @@ def test_plain_sampling_is_diffusers_pipeline():
 
     unet, vae, encoder = tiny_unet(), tiny_temporal_vae(), tiny_image_encoder()
     scheduler = EulerDiscreteScheduler(
-        sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, timestep_type="continuous", timestep_spacing="leading",
-        prediction_type="v_prediction", num_train_timesteps=1000, beta_schedule="scaled_linear", interpolation_type="linear",
-    )  # fmt: skip
+        sigma_min=0.002,
+        sigma_max=700.0,
+        use_karras_sigmas=True,
+        timestep_type="continuous",
+        timestep_spacing="leading",
+        prediction_type="v_prediction",
+        num_train_timesteps=1000,
+        beta_schedule="scaled_linear",
+        interpolation_type="linear",
+    )
     pipe = StableVideoDiffusionPipeline(vae, encoder, unet, scheduler, CLIPImageProcessor())
     pipe.set_progress_bar_config(disable=True)
     picture = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(5), dtype=torch.uint8)
@@ -66,13 +74,24 @@ def test_plain_sampling_is_diffusers_pipeline():
     ours = GenProp(base).propagate(keyframe.expand(4, -1, -1, -1), keyframe, settings, noise=[noise])
 
     aug = augment_keyframe(torch.zeros(1, 3, 64, 64), 1.0, 11)
-    with mock.patch("diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion.randn_tensor",
-                    lambda *a, **k: aug):  # fmt: skip
+    with mock.patch(
+        "diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion.randn_tensor", lambda *a, **k: aug
+    ):
         theirs = pipe(
-            Image.fromarray(picture.numpy()), height=64, width=64, num_frames=4, num_inference_steps=4, min_guidance_scale=1.0,
-            max_guidance_scale=3.0, fps=7, motion_bucket_id=127, noise_aug_strength=0.02, decode_chunk_size=4,
-            latents=noise, output_type="latent",
-        ).frames  # fmt: skip
+            Image.fromarray(picture.numpy()),
+            height=64,
+            width=64,
+            num_frames=4,
+            num_inference_steps=4,
+            min_guidance_scale=1.0,
+            max_guidance_scale=3.0,
+            fps=7,
+            motion_bucket_id=127,
+            noise_aug_strength=0.02,
+            decode_chunk_size=4,
+            latents=noise,
+            output_type="latent",
+        ).frames
     assert (ours.latents - theirs[0]).abs().max() < 1e-4
     frames = vae.decode(theirs[0] / SCALING, num_frames=4).sample
     assert (ours.frames - (frames / 2 + 0.5).clamp(0, 1)).abs().max() < 1e-4
@@ -82,8 +101,14 @@ def test_plain_sampling_is_diffusers_pipeline():
 def test_sigmas_are_diffusers_sigmas():
     from diffusers import EulerDiscreteScheduler
 
-    scheduler = EulerDiscreteScheduler(sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, timestep_type="continuous",
-                                       prediction_type="v_prediction", interpolation_type="linear")  # fmt: skip
+    scheduler = EulerDiscreteScheduler(
+        sigma_min=0.002,
+        sigma_max=700.0,
+        use_karras_sigmas=True,
+        timestep_type="continuous",
+        prediction_type="v_prediction",
+        interpolation_type="linear",
+    )
     scheduler.set_timesteps(25)
     torch.testing.assert_close(scheduler.sigmas, edm.karras_sigmas(25), rtol=1e-5, atol=0)
     assert abs(float(scheduler.init_noise_sigma) - edm.initial_noise_scale()) < 1e-3

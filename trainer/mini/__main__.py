@@ -1,19 +1,32 @@
 """`python -m trainer.mini STAGE --minutes M`: trains the mini from scratch, stage by stage. Each stage resumes."""
+
 import argparse
 
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
-    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters"])
+    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "ablation"])
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
-    parser.add_argument("--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)")
+    parser.add_argument(
+        "--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.stage == "cache":
         from .cache import build
 
         build(arguments.work, arguments.pairs)
+        return
+    if arguments.stage == "export":
+        from .export import export
+
+        export(arguments.work)
+        return
+    if arguments.stage == "ablation":
+        from .ablation import run
+
+        print(run(arguments.work, arguments.minutes, arguments.seed))
         return
     if arguments.stage == "vae":
         from .vae import train

@@ -1,4 +1,5 @@
 """Stage 2 of the mini: the image-to-video UNet, trained by SVD's objective on cached latents of generated clips."""
+
 import time
 
 import torch

@@ -1,4 +1,5 @@
-"""Latents of generated pairs, encoded once: shards of 25 pairs that can be made while a stage already trains on them."""
+"""Latents of generated pairs, encoded once, in shards of 25 that can be made while a stage trains on them."""
+
 from pathlib import Path
 
 import torch

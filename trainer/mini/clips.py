@@ -5,6 +5,7 @@ mask of what the edit changes are exact. A clip depends on its seed and length a
 
 The difficulty is fixed (`DRIFT`, `CONTRAST`, `RADIUS`); `describe` measures it on drawn clips.
 """
+
 import math
 from dataclasses import dataclass
 
@@ -55,7 +56,9 @@ def _background(g, frames, size):
     speed, heading = _uniform(g, *DRIFT).item(), _uniform(g, 0, 2 * math.pi).item()
     dx, dy = speed * math.cos(heading), speed * math.sin(heading)
     t = torch.arange(frames, dtype=torch.float32)
-    y, x = torch.meshgrid(torch.arange(size, dtype=torch.float32), torch.arange(size, dtype=torch.float32), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(size, dtype=torch.float32), torch.arange(size, dtype=torch.float32), indexing="ij"
+    )
     x = x[None] + dx * t[:, None, None]
     y = y[None] + dy * t[:, None, None]
     out = torch.zeros(frames, 3, size, size)
@@ -109,7 +112,9 @@ def _track(shape, frames, size):
 
 def _distance(shape, centre, angle, size, edge):
     """Coverage [T,H,W] of the shape in [0,1] with an edge `edge` pixels wide, and local x for the two colours."""
-    y, x = torch.meshgrid(torch.arange(size, dtype=torch.float32), torch.arange(size, dtype=torch.float32), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.arange(size, dtype=torch.float32), torch.arange(size, dtype=torch.float32), indexing="ij"
+    )
     x = x[None] - centre[:, 0, None, None]
     y = y[None] - centre[:, 1, None, None]
     c, s = torch.cos(angle)[:, None, None], torch.sin(angle)[:, None, None]

@@ -1,4 +1,5 @@
 """The mini's shape: SVD's blocks at widths a CPU can train."""
+
 import torch
 
 from genprop_core.config import BaseShape

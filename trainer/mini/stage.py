@@ -1,4 +1,5 @@
 """What the mini's training stages share: a time budget that survives interruptions, and atomic state."""
+
 import json
 import math
 import time
@@ -93,3 +94,9 @@ class EMA:
     def copy_to(self, parameters=None):
         for parameter, shadow in zip(parameters or self.parameters, self.shadow):
             parameter.copy_(shadow)
+
+
+def read_log(folder, name) -> list[dict]:
+    """The rows a stage has logged so far."""
+    text = (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]

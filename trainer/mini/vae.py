@@ -3,6 +3,7 @@
 TAESD's layout has no norms, so a narrow one keeps colour (GroupNorm(32) at 64 channels is instance norm). The latents
 are pushed to mean 0 and standard deviation 1, and the decoder sees a little noise, so that the UNet has a smooth space.
 """
+
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderTiny
@@ -79,7 +80,9 @@ def train(folder, minutes, seed=0):
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
         rows = torch.randint(0, len(pool), (BATCH,), generator=g)
         y, x = torch.randint(0, pool.shape[-1] - CROP + 1, (2, BATCH), generator=g).tolist()
-        frames = torch.stack([pool[r, :, a : a + CROP, b : b + CROP] for r, a, b in zip(rows, y, x)]).float() / 127.5 - 1
+        frames = (
+            torch.stack([pool[r, :, a : a + CROP, b : b + CROP] for r, a, b in zip(rows, y, x)]).float() / 127.5 - 1
+        )
         if stage.step % 2:
             frames = frames.flip(-1)
         frames = frames.to(memory_format=torch.channels_last)

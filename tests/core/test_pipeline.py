@@ -1,0 +1,107 @@
+"""The headless pipeline on a small random base: counts, windows, sizes, determinism."""
+
+import pytest
+import torch
+from tiny import tiny_image_encoder, tiny_unet
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.base import Base, Defaults
+from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
+from genprop_core.errors import GenPropError
+from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.sampler import SamplerSettings
+from genprop_core.windows import plan_windows
+
+SETTINGS = PropagateSettings(sampler=SamplerSettings(steps=3), seed=4)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    from diffusers import AutoencoderTiny
+
+    torch.manual_seed(0)
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, num_blocks=1)
+    with torch.no_grad():
+        for parameter in adapters.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape))
+    path = tmp_path_factory.mktemp("model") / "a.safetensors"
+    save_adapters(path, adapters, Fingerprint.of_unet(unet), {}, torch.float32)
+    base = Base("tiny", unet, AutoencoderTiny().eval(), tiny_image_encoder(), Defaults(4, 64, 64))
+    return GenProp(base, load_adapters(path))
+
+
+def clip(frames=4, height=64, width=64):
+    return torch.rand(frames, 3, height, width, generator=torch.Generator().manual_seed(frames))
+
+
+def test_one_encode_per_frame_one_sce_call_and_one_unet_batch_per_step(model):
+    """The source is encoded once per run, not once per step, and guidance is one batch."""
+    counts = {"encoded": 0, "sce": 0, "unet": 0}
+    encode = model.base.vae.encode
+
+    def counting(x, *a, **k):
+        counts["encoded"] += len(x)
+        return encode(x, *a, **k)
+
+    handles = [
+        model.adapters.sce.register_forward_hook(lambda *_: counts.__setitem__("sce", counts["sce"] + 1)),
+        model.base.unet.register_forward_hook(lambda *_: counts.__setitem__("unet", counts["unet"] + 1)),
+    ]
+    model.base.vae.encode = counting
+    try:
+        model.propagate(clip(), clip()[0], SETTINGS)
+    finally:
+        model.base.vae.encode = encode
+        [h.remove() for h in handles]
+    assert counts == {"encoded": 4 + 1, "sce": 1, "unet": 3}
+
+
+def test_the_same_seed_gives_the_same_clip_and_inputs_stay_as_they_are(model):
+    frames, keyframe = clip(), clip(5)[0]
+    before = frames.clone(), keyframe.clone()
+    a, b = (model.propagate(frames, keyframe, SETTINGS) for _ in range(2))
+    assert torch.equal(a.frames, b.frames) and torch.equal(a.mask, b.mask)
+    assert torch.equal(frames, before[0]) and torch.equal(keyframe, before[1])
+    other = model.propagate(frames, keyframe, PropagateSettings(sampler=SETTINGS.sampler, seed=5))
+    assert not torch.equal(a.frames, other.frames)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
+def test_every_frame_in_comes_out(model, count):
+    result = model.propagate((clip(count) * 255).byte(), clip(count)[0], SETTINGS)
+    assert result.frames.shape == (count, 3, 64, 64) and result.mask.shape == (count, 1, 8, 8)
+    assert result.frames.isfinite().all() and 0 <= result.mask.min() and result.mask.max() <= 1
+    assert result.latents.abs().sum(dim=(1, 2, 3)).min() > 0  # no frame was left out
+
+
+def test_windows_cover_the_clip_in_order():
+    assert plan_windows(8, 8) == [(0, 8, 0)]
+    assert plan_windows(5, 8) == [(0, 5, 0)]
+    assert plan_windows(9, 8) == [(0, 8, 0), (1, 9, 8)]
+    assert plan_windows(20, 8) == [(0, 8, 0), (7, 15, 8), (12, 20, 15)]
+    with pytest.raises(ValueError, match="at least 2 frames, got 1"):
+        plan_windows(5, 1)
+
+
+def test_sizes_follow_the_base(model):
+    assert model.working_size(240, 432, PropagateSettings()) == (64, 96)
+    assert model.working_size(64, 64, PropagateSettings(width=128, height=96)) == (96, 128)
+    with pytest.raises(GenPropError, match=r"multiples of 32 for this base, got 100 x 64"):
+        model.working_size(64, 64, PropagateSettings(width=100, height=64))
+    with pytest.raises(GenPropError, match=r"multiples of 32 for this base, got 64 x None"):
+        model.working_size(64, 64, PropagateSettings(width=64))
+
+
+def test_what_does_not_fit_is_refused(model):
+    with pytest.raises(GenPropError, match="at least 2 frames"):
+        model.propagate(clip(1), clip(1)[0], SETTINGS)
+    with pytest.raises(GenPropError, match=r"aspect ratio \(64x64\), got 96x64. Edit an exported frame"):
+        model.propagate(clip(), torch.rand(3, 64, 96), SETTINGS)
+    with pytest.raises(GenPropError, match=r"these adapters know \(remove, edit, track\), got 'paint'"):
+        model.propagate(clip(), clip()[0], PropagateSettings(sampler=SETTINGS.sampler, task="paint"))
+
+
+def test_a_keyframe_of_another_size_is_resized(model):
+    small = torch.nn.functional.interpolate(clip()[:1], (32, 32))[0]
+    assert model.propagate(clip(), small, SETTINGS).frames.shape == (4, 3, 64, 64)

@@ -1,0 +1,109 @@
+"""Stage 3 of the mini: the adapters, by the trainer's own step, on cached latents of generated pairs."""
+
+from dataclasses import replace
+
+import torch
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.attach import attach
+from genprop_core.checkpoint import Fingerprint, save_adapters
+from genprop_core.files import load_tensors
+from trainer.step import StepSettings, draw, loss_terms, stack
+
+from .base import CHECK, make_condition, wait_for_pairs
+from .shape import new_unet
+from .stage import EMA, Stage
+
+PEAK_RATE = 7e-4
+BATCH = 4
+SETTINGS = StepSettings()
+GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth step takes it
+
+
+def _terms(unet, taps, adapters, batch, seeds, settings):
+    random = stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds])
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss_terms(unet, taps, adapters, make_condition(batch), batch["target"], batch["mask"], random, settings)
+
+
+@torch.no_grad()
+def _check(unet, taps, adapters, pairs):
+    """Mean loss terms on the pairs kept for the curve, with fixed noise."""
+    rows, sums = torch.arange(CHECK), {}
+    for part in rows.split(8):
+        batch = pairs.batch(part, torch.zeros(len(part), dtype=torch.bool))
+        terms = _terms(unet, taps, adapters, batch, part.tolist(), SETTINGS)
+        for key, value in terms.items():
+            sums[key] = sums.get(key, 0.0) + value.item() * len(part) / CHECK
+    return sums
+
+
+def state_name(config: dict) -> str:
+    return "-".join(["adapters", *(f"{k}_{v}" for k, v in sorted(config.items()))])
+
+
+def train(folder, minutes, seed=0, base_folder=None, **config):
+    """Trains for `minutes` in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
+
+    base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig (num_blocks,
+    sce, taps), for ablations; the state's name carries it.
+    """
+    base_folder = base_folder or folder
+    unet = new_unet()
+    unet.load_state_dict(load_tensors(f"{base_folder}/base.safetensors")[0])
+    unet.eval().requires_grad_(False)
+    adapters = GenPropAdapters.from_unet(unet, **config)
+    trainable = adapters.trainable()
+    optimizer = torch.optim.AdamW(trainable, lr=PEAK_RATE, weight_decay=0.01)
+    ema = EMA(trainable, 0.999)
+    pairs = wait_for_pairs(base_folder)
+    name = state_name(config)
+    stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema)
+    provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, **config}
+
+    def export():
+        kept = [p.detach().clone() for p in trainable]
+        ema.copy_to()
+        facts = _check(unet, taps, adapters, pairs)
+        save_adapters(
+            stage.folder / f"{name}.safetensors",
+            adapters,
+            Fingerprint.of_unet(unet),
+            provenance | {"steps": stage.step, "minutes": round(stage.elapsed / 60, 1)},
+        )
+        with torch.no_grad():
+            for parameter, value in zip(trainable, kept):
+                parameter.copy_(value)
+        stage.log(check=facts)
+        return facts
+
+    without_grad = replace(SETTINGS, loss=replace(SETTINGS.loss, beta_grad=0.0))
+    saved, running = stage.elapsed, {}
+    with attach(unet, adapters.config.num_blocks) as taps:
+        while stage.progress < 1:
+            g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
+            rows = torch.randint(CHECK, len(pairs), (BATCH,), generator=g)
+            batch = pairs.batch(rows, torch.rand(BATCH, generator=g) < 0.5)
+            rate = stage.learning_rate(PEAK_RATE)
+            settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
+            seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
+            terms = _terms(unet, taps, adapters, batch, seeds, settings)
+            optimizer.zero_grad(set_to_none=True)
+            terms["total"].backward()
+            norm = torch.nn.utils.clip_grad_norm_(trainable, 1.0).item()
+            optimizer.step()
+            stage.step += 1
+            ema.update(stage.step)
+            for key, value in (terms | {"norm": torch.tensor(norm)}).items():
+                running[key] = running.get(key, 0.0) + value.item() / 100
+            if stage.step % 100 == 0:
+                stage.log(**running, lr=rate, pairs=len(pairs))
+                running.clear()
+                pairs.refresh()
+            if stage.step % 1000 == 0:
+                export()
+            if stage.elapsed - saved > 180:
+                stage.save()
+                saved = stage.elapsed
+        stage.save()
+        return export()
