@@ -48,7 +48,8 @@ class AdapterFile:
         if tuple(other.widths) != tuple(self.fingerprint.widths):
             raise GenPropError(
                 f"The adapters in {self.path} were made for a base with widths {list(self.fingerprint.widths)}, "
-                f"this base has {list(other.widths)}. Choose adapters trained on this base, or the base they were trained on."
+                f"this base has {list(other.widths)}. "
+                "Choose adapters trained on this base, or the base they were trained on."
             )
         if other.conv_in != self.fingerprint.conv_in:
             log.warning(

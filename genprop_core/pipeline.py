@@ -1,5 +1,6 @@
 """The headless pipeline: a source clip and an edited keyframe in, the edited clip and the predicted mask out."""
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -55,6 +56,13 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return F.interpolate(frames, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
+def nearest_size(aspect: float, area: int, multiple: int) -> tuple[int, int]:
+    """(height, width) in multiples of `multiple`, near this aspect (height / width) and, half as important, this area."""
+    heights = [k * multiple for k in range(1, math.ceil((area * max(aspect, 1)) ** 0.5 / multiple) + 2)]
+    sizes = [(h, max(multiple, round(h / aspect / multiple) * multiple)) for h in heights]
+    return min(sizes, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
+
+
 def as_float(frames: torch.Tensor) -> torch.Tensor:
     return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
@@ -95,8 +103,7 @@ class GenProp:
                     f"got {settings.width} x {settings.height}."
                 )
             return given
-        scale = (defaults.width * defaults.height / (width * height)) ** 0.5
-        return tuple(max(multiple, round(v * scale / multiple) * multiple) for v in (height, width))
+        return nearest_size(height / width, defaults.width * defaults.height, multiple)
 
     def condition(self, source, keyframe, settings: PropagateSettings, seed: int) -> cond.Condition:
         """source [T,3,H,W], keyframe [3,H,W], both in [0,1] at the working size -> Condition of batch 1."""

@@ -83,7 +83,8 @@ def _truth(arguments, frames):
         if video.shape != frames.shape:
             raise GenPropError(
                 f"Expected {path} to have the source's {frames.shape[0]} frames of "
-                f"{frames.shape[3]}x{frames.shape[2]}, got {video.shape[0]} of {video.shape[3]}x{video.shape[2]}. Give the truth of this source."
+                f"{frames.shape[3]}x{frames.shape[2]}, "
+                f"got {video.shape[0]} of {video.shape[3]}x{video.shape[2]}. Give the truth of this source."
             )
     return as_float(pair[0]), (as_float(pair[1][:, :1]) > 0.5).float()
 
