@@ -8,7 +8,7 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.base import Base, Defaults
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.errors import GenPropError
-from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.pipeline import GenProp, PropagateSettings, nearest_size
 from genprop_core.sampler import SamplerSettings
 from genprop_core.windows import plan_windows
 
@@ -85,7 +85,11 @@ def test_windows_cover_the_clip_in_order():
 
 
 def test_sizes_follow_the_base(model):
-    assert model.working_size(240, 432, PropagateSettings()) == (64, 96)
+    assert nearest_size(240 / 432, 128 * 128, 32) == (96, 160)
+    assert nearest_size(1, 128 * 128, 32) == (128, 128)
+    assert nearest_size(9 / 16, 1024 * 576, 64) == (576, 1024) and nearest_size(16 / 9, 1024 * 576, 64) == (1024, 576)
+    assert nearest_size(540 / 972, 1024 * 576, 64) == (576, 1024)
+    assert model.working_size(64, 64, PropagateSettings()) == (64, 64)
     assert model.working_size(64, 64, PropagateSettings(width=128, height=96)) == (96, 128)
     with pytest.raises(GenPropError, match=r"multiples of 32 for this base, got 100 x 64"):
         model.working_size(64, 64, PropagateSettings(width=100, height=64))
