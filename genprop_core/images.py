@@ -24,7 +24,7 @@ def read_image(path) -> torch.Tensor:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
-            if image.mode in ("F", "I") and not path.suffix.lower() == ".png":
+            if image.mode in ("F", "I") and path.suffix.lower() != ".png":
                 raise GenPropError(f"Expected 8 or 16-bit pixels, but {path} has pixels of unknown range "
                                    f"(mode {image.mode}). Export it as an 8-bit PNG.")
             if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255

@@ -9,13 +9,18 @@ import av
 
 from .errors import GenPropError
 
+# libswscale's bicubic | accurate_rnd | full_chroma_int. Its default rounds down: a clip read and written once would
+# lose 1/255 of brightness, and its chroma would be blocky. Plain numbers, as older PyAV cannot combine its flags.
+CONVERSION = 0x4 | 0x40000 | 0x2000
+
 
 @contextmanager
 def open_media(path):
     """Opens a media file; yields the PyAV container. Raises GenPropError when it is missing or cannot be opened."""
     path = existing(path)
     try:
-        container = av.open(str(path))
+        # Absolute, or a colon in the name would read as a protocol; and a playlist must not reach for the network.
+        container = av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError, ValueError) as error:
         raise GenPropError(f"Expected a video, but {path} cannot be opened as one ({reason(error)}). "
                            "It may be truncated or of another format; copy or export it again.") from None

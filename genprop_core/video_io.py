@@ -9,7 +9,7 @@ import torch
 
 from .errors import GenPropError
 from .images import image_files, read_image, write_image
-from .video_decode import decode, existing, frame_rate, open_media
+from .video_decode import CONVERSION, decode, existing, frame_rate, open_media
 from .video_write import write_video
 
 __all__ = ["Video", "VideoInfo", "iter_video", "probe", "read_image", "read_video", "write_image", "write_video"]
@@ -42,12 +42,11 @@ def probe(path) -> VideoInfo:
     Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work.
     """
     path = existing(path)
-    frames, (width, height) = 0, (0, 0)
+    frames = 0
     sizes = map(_size, _stills(path)) if path.is_dir() else map(_shown_size, decode(path))
-    for width, height in _checked(path, sizes, size=lambda size: size):
-        frames += 1
-    fps, has_audio = _facts(path)
-    return VideoInfo(frames, width, height, fps, has_audio)
+    for shown in _checked(path, sizes, size=lambda size: size):
+        frames, size = frames + 1, shown
+    return VideoInfo(frames, *size, *_facts(path))
 
 
 def read_video(path) -> Video:
@@ -90,8 +89,11 @@ def _shown_size(frame) -> tuple[int, int]:
 
 
 def _rgb(frame) -> torch.Tensor:
-    array = frame.to_ndarray(format="rgb24")  # [H,W,3]
-    return torch.from_numpy(np.ascontiguousarray(np.rot90(array, _quarter_turns(frame))))
+    turns = _quarter_turns(frame)
+    # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ.
+    frame = frame.reformat(format="rgb24", dst_colorspace="ITU601", interpolation=CONVERSION)
+    array = frame.to_ndarray()  # [H,W,3]
+    return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 
 
 def _checked(path: Path, items, size):

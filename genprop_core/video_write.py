@@ -9,7 +9,7 @@ import av
 from .errors import GenPropError
 from .files import atomic
 from .images import as_frame
-from .video_decode import open_media, reason
+from .video_decode import CONVERSION, open_media, reason
 
 log = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mov", ".mkv")
@@ -67,7 +67,7 @@ def as_fps(fps) -> Fraction:
 
 def _open_output(path: Path):
     faststart = {"movflags": "faststart"} if path.suffix.lower() != ".mkv" else {}
-    return av.open(str(path), "w", options=faststart)
+    return av.open(str(path.absolute()), "w", options=faststart)
 
 
 def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from) -> int:
@@ -84,7 +84,7 @@ def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from
                                f"{array.shape[1]}x{array.shape[0]}. Bring the frames to one size.")
         frame = av.VideoFrame.from_ndarray(array, format="rgb24")
         if stream.pix_fmt != "rgb24":
-            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709")
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", interpolation=CONVERSION)
         frame.pts, frame.time_base = count, 1 / fps
         output.mux(stream.encode(frame))
         if audio:
@@ -155,8 +155,8 @@ class _Audio:
                 if not copied:
                     yield from stream.encode(None)
             except (av.FFmpegError, OSError) as error:
-                raise GenPropError(f"Expected a whole audio track, but that of {path} cannot be read ({reason(error)}). "
-                                   "Write the video without audio, or repair the file.") from None
+                raise GenPropError(f"Expected a whole audio track, but that of {path} cannot be read "
+                                   f"({reason(error)}). Write the video without audio, or repair the file.") from None
 
 
 def _aac(output, track):
