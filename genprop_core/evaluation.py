@@ -8,6 +8,7 @@ from . import conditioning as cond
 from .metrics import mean_over_clips, score
 from .pipeline import GenProp, PropagateSettings, Result
 
+KEYS = ("psnr", "ssim", "psnr_outside", "psnr_inside", "mask_iou", "removed")
 FLOORS = ("copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd")
 
 
@@ -41,7 +42,7 @@ def summary(results: list[dict], floors: list[dict], *, controls, frames, size, 
     results: scores per clip; floors: {name: scores} per clip; size: [width, height].
     """
     return {
-        "result": mean_over_clips(results),
+        "result": mean_over_clips(results or [dict.fromkeys(KEYS)]),
         "floors": {name: mean_over_clips([f[name] for f in floors]) for name in FLOORS} if floors else {},
         "controls": controls,
         "clips": len(results),

@@ -1,4 +1,5 @@
 """Which frames each window of a clip covers."""
+from .errors import GenPropError
 
 
 def plan_windows(num_frames: int, window: int) -> list[tuple[int, int, int]]:
@@ -8,7 +9,7 @@ def plan_windows(num_frames: int, window: int) -> list[tuple[int, int, int]]:
     The last window is moved back to be full, so that the base sees the number of frames it was trained on.
     """
     if window < 2:
-        raise ValueError(f"A window needs at least 2 frames, got {window}.")
+        raise GenPropError(f"A window needs at least 2 frames, got {window}. Choose a longer one.")
     plan, made = [(0, min(window, num_frames), 0)], min(window, num_frames)
     while made < num_frames:
         stop = min(made - 1 + window, num_frames)

@@ -15,15 +15,13 @@ from pathlib import Path
 import torch
 
 from genprop_core.errors import GenPropError
-from genprop_core.evaluation import FLOORS, floor_scores, scores, summary
+from genprop_core.evaluation import FLOORS, KEYS, floor_scores, scores, summary
 from genprop_core.files import write_json
 from genprop_core.metrics import psnr
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
 from .mini.clips import FIRST_HELD_OUT_SEED, FRAMES, SIZE, make_clip
-
-COLUMNS = ("psnr", "ssim", "psnr_outside", "psnr_inside", "mask_iou", "removed")
 
 
 def eight_bit(frames: torch.Tensor) -> torch.Tensor:
@@ -88,10 +86,10 @@ def combine(rows: list[dict], checkpoint: str, seed: int) -> dict:
 
 def table(report: dict) -> str:
     """The report as a plain text table: result first, then the floors."""
-    lines = [f"{'':16}" + "".join(f"{c:>14}" for c in COLUMNS)]
+    lines = [f"{'':16}" + "".join(f"{c:>14}" for c in KEYS)]
     for name in ("result", *FLOORS):
         values = report["result"] if name == "result" else report["floors"][name]
-        cells = (f"{values[c]:14.3f}" if values.get(c) is not None else f"{'-':>14}" for c in COLUMNS)
+        cells = (f"{values[c]:14.3f}" if values.get(c) is not None else f"{'-':>14}" for c in KEYS)
         lines.append(f"{name:16}" + "".join(cells))
     for key, value in report["controls"].items():
         lines.append(f"control {key}: {value:.2f}")

@@ -39,9 +39,9 @@ def _score(options, name):
 
 
 def markdown(reports) -> str:
-    head = "| variant | " + " | ".join(evaluate.COLUMNS) + " |\n|---|" + "---|" * len(evaluate.COLUMNS)
+    head = "| variant | " + " | ".join(evaluate.KEYS) + " |\n|---|" + "---|" * len(evaluate.KEYS)
     rows = [
-        f"| {label} | " + " | ".join(f"{r['result'][c]:.3f}" for c in evaluate.COLUMNS) + " |"
+        f"| {label} | " + " | ".join(f"{r['result'][c]:.3f}" for c in evaluate.KEYS) + " |"
         for label, r in reports.items()
     ]
     return "\n".join([head, *rows])

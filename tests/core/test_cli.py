@@ -1,0 +1,127 @@
+"""The command line on the sample clip with the mini: its files, and one plain line for each kind of bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from genprop_core import assets, cli
+from genprop_core.video_io import read_image, read_video, write_image, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE, KEYFRAME = assets.SAMPLE / "source.mp4", assets.SAMPLE / "keyframe.png"
+
+
+def arguments(out, **changes):
+    values = {"source": SOURCE, "keyframe": KEYFRAME, "out": out, "steps": 2, **changes}
+    return ["propagate", *[str(x) for k, v in values.items() for x in (f"--{k.replace('_', '-')}", v)]]
+
+
+def test_propagate_writes_what_it_says(tmp_path):
+    truth = {"truth": assets.SAMPLE / "truth.mp4", "truth_mask": assets.SAMPLE / "mask.mp4"}
+    assert cli.main(arguments(tmp_path / "a", **truth)) == 0
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
+        "comparison.png", "mask.mp4", "metrics.json", "result.mp4",
+    ]  # fmt: skip
+    source, result = read_video(SOURCE), read_video(tmp_path / "a" / "result.mp4")
+    assert result.frames.shape == source.frames.shape and result.fps == source.fps
+    assert read_video(tmp_path / "a" / "mask.mp4").frames.shape == source.frames.shape
+    metrics = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert set(metrics["floors"]) == {"copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd"}
+    assert metrics["result"]["psnr"] > 5 and metrics["floors"]["vae_round_trip"]["psnr"] > 25
+    # every number can be traced: which checkpoint, which seed, which settings
+    assert len(metrics["checkpoint"]) == 16 and metrics["seed"] == 0 and metrics["settings"]["steps"] == 2
+    assert metrics["clips"] == 1 and metrics["frames"] == 8 and metrics["size"] == [128, 128]
+
+
+def test_the_same_seed_writes_the_same_frames(tmp_path):
+    for name in ("a", "b"):
+        assert cli.main(arguments(tmp_path / name)) == 0
+    a, b = (read_video(tmp_path / n / "result.mp4").frames for n in ("a", "b"))
+    assert torch.equal(a, b)
+
+
+def test_a_clip_longer_than_the_window_keeps_every_frame(tmp_path):
+    frames = read_video(SOURCE).frames
+    write_video(tmp_path / "long.mp4", torch.cat([frames, frames.flip(0)])[:11], 8)
+    assert cli.main(arguments(tmp_path / "out", source=tmp_path / "long.mp4")) == 0
+    assert len(read_video(tmp_path / "out" / "result.mp4").frames) == 11
+
+
+def _bad_cases(tmp):
+    frames, key = read_video(SOURCE).frames, read_image(KEYFRAME)
+    (tmp / "cut.mp4").write_bytes(SOURCE.read_bytes()[: SOURCE.stat().st_size // 2])
+    (tmp / "empty.mp4").write_bytes(b"")
+    write_video(tmp / "one.mp4", frames[:1], 8)
+    write_image(tmp / "wide.png", key[:64])
+    (tmp / "text.safetensors").write_text("not a checkpoint")
+    (tmp / "folder").mkdir()
+    (tmp / "file").write_text("in the way")
+    return {
+        "missing video": ({"source": tmp / "no.mp4"}, "no.mp4"),
+        "truncated video": ({"source": tmp / "cut.mp4"}, "cut.mp4"),
+        "video without frames": ({"source": tmp / "empty.mp4"}, "empty.mp4"),
+        "one frame": ({"source": tmp / "one.mp4"}, "2 frames"),
+        "another aspect": ({"keyframe": tmp / "wide.png"}, r"aspect ratio \(128x128\), got 128x64"),
+        "adapters not safetensors": ({"adapters": tmp / "text.safetensors"}, "cannot be read as one"),
+        "adapters are a base": ({"adapters": assets.MINI_BASE}, "Expected GenProp adapters"),
+        "base missing": ({"base": tmp / "nowhere", "adapters": assets.MINI_ADAPTERS}, "There is none"),
+        "not an SVD folder": ({"base": tmp / "folder", "adapters": assets.MINI_ADAPTERS}, "folder"),
+        "adapters needed": ({"base": assets.MINI_BASE}, "Expected an adapter file"),
+        "size": ({"width": 100, "height": 100}, "multiples of 32 for this base, got 100 x 100"),
+        "window": ({"window": 1}, "2 frames"),
+        "steps": ({"steps": 0}, "--steps must be at least 1, got 0"),
+        "half a truth": ({"truth": SOURCE}, "--truth and --truth-mask together"),
+        "output is a file": ({"out": tmp / "file" / "out"}, "cannot be written"),
+    }
+
+
+CASES = ("missing video", "truncated video", "video without frames", "one frame", "another aspect",
+         "adapters not safetensors", "adapters are a base", "base missing", "not an SVD folder", "adapters needed", "size",
+         "window", "steps", "half a truth", "output is a file")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_line_and_earlier_output_stays(name, tmp_path, capsys):
+    import re
+
+    changes, wanted = _bad_cases(tmp_path)[name]
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "result.mp4").write_text("earlier")
+    assert cli.main(arguments(**{"out": out, **changes})) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and re.search(wanted, errors[0]), errors
+    assert [p.name for p in out.iterdir()] == ["result.mp4"] and (out / "result.mp4").read_text() == "earlier"
+
+
+def test_adapters_for_another_base_are_refused(tmp_path, capsys):
+    from tiny import tiny_unet
+
+    from genprop_core.adapters import GenPropAdapters
+    from genprop_core.checkpoint import Fingerprint, save_adapters
+
+    unet = tiny_unet()
+    save_adapters(tmp_path / "a.safetensors", GenPropAdapters.from_unet(unet), Fingerprint.of_unet(unet), {})
+    assert cli.main(arguments(tmp_path / "out", adapters=tmp_path / "a.safetensors")) == 2
+    assert "made for a base with widths [32, 64, 64], this base has" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_is_one_line_and_leaves_nothing_behind(tmp_path):
+    command = [sys.executable, "-m", "genprop_core", *arguments(tmp_path / "out", steps=2000)]
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "steps" in line:
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "stopped: nothing was written" in rest and "Traceback" not in rest
+    assert list((tmp_path / "out").iterdir()) == []
