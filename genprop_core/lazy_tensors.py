@@ -87,7 +87,7 @@ def write_lazy(path, tensors: Mapping[str, LazyTensor], metadata: Mapping[str, s
         begin, end = end, end + count * tensors[key].dtype.itemsize
         header[key] = {"dtype": NAMES[tensors[key].dtype], "shape": list(tensors[key].shape),
                        "data_offsets": [begin, end]}  # fmt: skip
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with atomic(path) as temporary, open(temporary, "wb") as out:
         out.write(len(text).to_bytes(8, "little"))
