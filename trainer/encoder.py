@@ -1,0 +1,73 @@
+"""From the frames of a clip to the latents a training step needs: the only place where training uses VAE and CLIP."""
+
+import hashlib
+
+import torch
+
+from genprop_core import conditioning as cond
+
+from .samples import derive
+
+CHUNK = 8  # frames at a time
+
+
+def hide(source: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
+    """source [T,3,H,W] in [0,1] with the region of mask [T,1,H,W] made "black", or "blur"red beyond recognition."""
+    if how == "black":
+        return source * (1 - mask)
+    return torch.lerp(source, cond.gaussian_blur(source, min(source.shape[-2:]) / 16), mask)
+
+
+def weights_digest(*modules) -> str:
+    """16 hex digits that change with any weight of the modules."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+class Encoder:
+    """A base's VAE and CLIP. They are on the device within `with encoder:` only, so that training has the memory."""
+
+    def __init__(self, base, device, corrupt: str = "none", dtype: torch.dtype = torch.float32, resident: bool = False):
+        """corrupt: "blur", "black" or "none"; dtype: of the latents; resident: stay on the device for good."""
+        self.vae, self.image_encoder, self.device = base.vae, base.image_encoder, torch.device(device)
+        self.corrupt, self.dtype, self.resident = corrupt, dtype, resident
+        if resident:
+            self._move(self.device)
+        self.digest = weights_digest(self.vae, self.image_encoder)
+
+    def __enter__(self):
+        return self._move(self.device)
+
+    def __exit__(self, *error):
+        if not self.resident:
+            self._move("cpu")
+
+    def _move(self, device):
+        self.vae.to(device), self.image_encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, frames: dict, name: str) -> dict[str, torch.Tensor]:
+        """{"source", "target" [T,3,H,W], "mask" [T,1,H,W]} in [0,1] -> `samples.assemble`'s window, on the device.
+
+        The keyframes' noise augmentation depends on the clip's name alone, so that cutting a clip in pieces changes
+        nothing. Source and target latents are scaled, "key" is not.
+        """
+        source, target, mask = (frames[k].to(self.device) for k in ("source", "target", "mask"))
+        seed = derive("augmentation", name) % 2**31
+        noisy = cond.augment_keyframe(target * 2 - 1, cond.NOISE_AUGMENTATION, seed)
+        window = {
+            "source": cond.encode_frames(self.vae, source * 2 - 1, scaled=True, chunk=CHUNK),
+            "target": cond.encode_frames(self.vae, target * 2 - 1, scaled=True, chunk=CHUNK),
+            "key": cond.encode_frames(self.vae, noisy, scaled=False, chunk=CHUNK),
+            "mask": cond.mask_to_latents(mask),
+            "clip": cond.clip_embedding(self.image_encoder, target * 2 - 1)[:, 0],
+        }
+        if self.corrupt != "none":
+            hidden = hide(source, mask, self.corrupt)
+            window["corrupt"] = cond.encode_frames(self.vae, hidden * 2 - 1, scaled=True, chunk=CHUNK)
+        return {k: v.to(self.dtype) for k, v in window.items()}

@@ -1,0 +1,265 @@
+"""Trains GenProp's adapters on your own clips.
+
+    python trainer/train.py --train_data_dir DIR --val_data_dir DIR --output_dir DIR --val_out_dir DIR [--base PATH]
+    accelerate launch trainer/train.py ...        (several GPUs or machines; docs/training.md)
+
+Read it from the top: settings, base, data, what is trained, then the loop. Latents come from a cache, so the loop
+touches the frozen UNet and the adapters only. Whatever is random in a sample comes from its own seed: stopping and
+resuming, or spreading a run over more processes, changes nothing.
+"""
+
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+if __name__ == "__main__":  # run by its path: the repository's root is not on sys.path then
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType, gather_object
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.attach import attach
+from genprop_core.base import load_base
+from genprop_core.conditioning import NOISE_AUGMENTATION, Condition, micro_conditions
+from genprop_core.errors import GenPropError
+from genprop_core.losses import LossSettings
+from trainer import arguments, checkpoint_state, gradient_checkpointing
+from trainer.dataset import find_triples
+from trainer.encoder import Encoder
+from trainer.latent_cache import LatentCache, without_cache
+from trainer.logs import Live, RunLog, check_tracker, mean_over_processes
+from trainer.mini.stage import EMA
+from trainer.samples import GlobalBatch, WindowSettings
+from trainer.step import StepSettings, loss_terms
+from trainer.validation import Validator
+from trainer.windows import Windows, check_sizes, loader, to_device
+
+log = logging.getLogger("trainer")
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Step(torch.nn.Module):
+    """The adapters with their loss as `forward`, so that Accelerate can wrap them. The frozen UNet stays outside."""
+
+    def __init__(self, adapters: GenPropAdapters, unet, defaults, settings: StepSettings):
+        super().__init__()
+        self.adapters = adapters
+        self.__dict__["unet"] = unet  # not a submodule: neither trained, nor wrapped, nor saved
+        self.defaults, self.settings = defaults, settings
+
+    def forward(self, taps, batch: dict) -> dict:
+        micro = micro_conditions(
+            self.defaults.fps, self.defaults.motion_bucket, NOISE_AUGMENTATION, len(batch["target"])
+        )
+        condition = Condition(
+            image_latents=batch["image"],
+            clip=batch["clip"],
+            micro=micro.to(batch["target"].device),
+            task=batch["task"],
+            source=batch["source"],
+            keyframe=batch["image"],
+        )
+        return loss_terms(
+            self.unet, taps, self.adapters, condition, batch["target"], batch["mask"], batch["random"], self.settings
+        )
+
+
+def learning_rate(step: int, args, total: int) -> float:
+    """Linear warm-up to --lr, then by --lr_scheduler to the end of the run. step counts from 0."""
+    if step < args.warmup_steps:
+        return args.lr * (step + 1) / args.warmup_steps
+    done = (step - args.warmup_steps) / max(1, total - args.warmup_steps)
+    return (
+        args.lr
+        * {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[args.lr_scheduler]
+    )
+
+
+def make_accelerator(args) -> Accelerator:
+    check_tracker(args.tracker)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=args.mixed_precision,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            log_with=None if args.tracker == "none" else args.tracker,
+            project_dir=args.output_dir,
+        )
+    except ValueError as error:  # a precision that the device cannot do
+        raise GenPropError(f"{error} Choose another --mixed_precision.") from None
+    if (
+        accelerator.distributed_type == DistributedType.FSDP
+        and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
+    ):
+        raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
+    return accelerator
+
+
+def load_data(args, accelerator, base, encoder):
+    """The checked training clips, their latents encoded; every process does its share of the work."""
+    triples = find_triples(args.train_data_dir)
+    share = triples[accelerator.process_index :: accelerator.num_processes]
+    if args.cache_dir is None:
+        entries = without_cache(share, args.num_frames, args.resolution, base.size_multiple)
+    else:
+        cache = LatentCache(args.cache_dir, encoder, base.name, args.resolution, base.size_multiple)
+        progress = Live(accelerator.is_main_process).counter("encoding clips")
+        entries = cache.fill(share, args.num_frames, progress)
+    entries = sorted(gather_object(entries), key=lambda e: e.triple.name)
+    check_sizes(entries, args.batch_size)
+    return entries
+
+
+def check_finite(terms: dict, names: list[str], step: int):
+    if not torch.isfinite(terms["total"]):
+        raise GenPropError(
+            f"The loss became {terms['total'].item()} at step {step + 1} with the clip{'s' * (len(names) > 1)} "
+            f"{', '.join(names)}. Nothing of it was saved. Look at the clip; a lower --lr or "
+            "--mixed_precision no may help."
+        )
+
+
+def run(args):
+    """One run from its settings (arguments.parse). Raises GenPropError for anything a user can put right."""
+    accelerator = make_accelerator(args)
+    base = load_base(args.base)
+    shape = {"num_blocks": args.num_blocks, "sce": args.sce}
+    adapters = GenPropAdapters.from_unet(base.unet, **shape)
+    if args.dry_run:
+        from trainer.memory import table
+
+        print(table(base, adapters, args))
+        return
+    fingerprint, device = base.fingerprint(), accelerator.device
+
+    # data
+    kept = torch.float32 if args.mixed_precision == "no" else torch.float16
+    encoder = Encoder(base, device, args.corrupt_source, kept, resident=args.cache_dir is None)
+    validator = Validator(args, find_triples(args.val_data_dir), base, accelerator) if args.val_interval else None
+    entries = load_data(args, accelerator, base, encoder)
+    loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
+    settings = StepSettings(loss, args.sigma_mean, args.sigma_std, args.cond_dropout, args.injection_weight)
+    probability = args.corrupt_probability if args.corrupt_source != "none" else 0.0
+    drawn = WindowSettings(args.seed, args.num_frames, args.keyframes_max, args.reverse, probability)
+    windows = Windows(entries, drawn, settings, encoder if args.cache_dir is None else None)
+    batch_plan = GlobalBatch(args.batch_size, args.gradient_accumulation_steps, accelerator.num_processes)
+    total = args.max_steps or math.ceil(args.epochs * len(entries) / batch_plan.size)
+
+    # what is trained: the adapters, in fp32; the base is frozen, in the precision of the run
+    base.unet.to(device, DTYPES[args.mixed_precision])
+    if args.gradient_checkpointing:
+        gradient_checkpointing.enable(base.unet, adapters.sce)
+    names = [name for name, p in adapters.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(adapters.trainable(), args.lr, weight_decay=args.weight_decay)
+    model, optimizer = accelerator.prepare(Step(adapters, base.unet, base.defaults, settings), optimizer)
+    live = dict(accelerator.unwrap_model(model).adapters.named_parameters())
+    parameters = {name: live[name] for name in names}
+    ema = EMA(parameters.values(), args.ema_decay)
+
+    def epoch_of(step):
+        return step * batch_plan.size // len(entries)
+
+    def due(interval, step) -> bool:
+        """Whether something is to be done after this step that is done every `interval` epochs and at the end."""
+        ended = epoch_of(step) // max(interval, 1) > epoch_of(step - 1) // max(interval, 1)
+        return interval > 0 and step > 0 and (step == total or ended)
+
+    # state
+    checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
+    identity = checkpoint_state.run_settings(args, batch_plan.size, entries, fingerprint)
+    found, step = checkpoints.find(args.resume_from_checkpoint), 0
+    own_optimizer = accelerator.distributed_type == DistributedType.DEEPSPEED  # whose moments only DeepSpeed can gather
+    if found is not None:
+        tensors, step = checkpoint_state.load(found, identity, args.reset_optimizer or own_optimizer)
+        checkpoint_state.restore(
+            tensors, parameters, ema, optimizer, accelerator.scaler, args.reset_optimizer or own_optimizer
+        )
+        step = 0 if args.reset_optimizer else step
+        del tensors
+
+    def averaged() -> GenPropAdapters:
+        """The EMA weights as adapters of their own."""
+        made = GenPropAdapters(adapters.config)
+        frozen = {n: checkpoint_state.whole(p) for n, p in live.items() if n not in parameters}
+        made.load_state_dict(frozen | {n: checkpoint_state.whole(v) for n, v in zip(names, ema.shadow)})
+        return made
+
+    def save():
+        state = checkpoint_state.collect(parameters, ema, None if own_optimizer else optimizer, accelerator.scaler)
+        weights = averaged()
+        if accelerator.is_main_process:
+            provenance = {
+                "base": base.name,
+                "trained_by": "trainer/train.py",
+                "step": step,
+                "clips": len(entries),
+                "settings": identity,
+            }
+            checkpoints.save(step, state, identity, weights, fingerprint, provenance)
+        accelerator.wait_for_everyone()
+
+    def validate(epoch):
+        with encoder:
+            metrics = validator.run(averaged(), epoch, step, logs.live.counter(f"validating epoch {epoch}, clip"))
+        logs.validation(step, epoch, metrics, validator.folder(epoch))
+
+    logs = RunLog(accelerator, args, identity, step, total)
+    if found is None or args.reset_optimizer:
+        save()  # from here on there is always a checkpoint, and a full disk is known at once
+    elif (
+        validator and due(args.val_interval, step) and not (validator.folder(epoch_of(step)) / "metrics.json").exists()
+    ):
+        validate(epoch_of(step))  # it was killed while it was validating
+
+    # the loop
+    batches = iter(loader(windows, batch_plan, step, total, accelerator.process_index, args.num_workers))
+    model.train()
+    while step < total:
+        clock, rate, terms = time.perf_counter(), learning_rate(step, args, total), []
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        with attach(base.unet, args.num_blocks) as taps:
+            for _ in range(args.gradient_accumulation_steps):
+                batch = to_device(next(batches), device)
+                with accelerator.accumulate(model):
+                    terms.append(model(taps, batch))
+                    check_finite(terms[-1], batch["name"], step)
+                    accelerator.backward(terms[-1]["total"])
+                    if accelerator.sync_gradients:
+                        norm = accelerator.clip_grad_norm_(parameters.values(), args.max_grad_norm)
+                    optimizer.step()
+                    optimizer.zero_grad()
+        values = mean_over_processes(accelerator, terms)
+        step += 1
+        ema.update(step)
+        seconds = time.perf_counter() - clock
+        values |= {"grad_norm": float(norm), "lr": rate, "clips_per_second": batch_plan.size / seconds}
+        logs.train(step, epoch_of(step), values, seconds)
+        if due(args.save_interval, step) or (args.save_steps and step % args.save_steps == 0):
+            save()
+        if validator and due(args.val_interval, step):
+            validate(epoch_of(step))
+    logs.close()
+    if accelerator.is_main_process:
+        log.info("Done: %s", Path(args.output_dir) / "adapters.safetensors")
+
+
+def main(argv=None) -> int:
+    """Runs the command line; returns the exit code. An error that a user can act on is one line on stderr."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        run(arguments.parse(argv))
+    except GenPropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: continue with --resume_from_checkpoint latest", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
