@@ -39,8 +39,8 @@ def condition(pack):
 
 
 def sampler(pack, model=None, given=None, **changes):
-    values = {"model": model or mini(pack)["model"], "condition": given or condition(pack), "seed": SEED, "steps": STEPS}
-    latent, features = pack.run("GenPropSampler", **{**values, **changes})
+    values = {"model": model or mini(pack)["model"], "condition": given or condition(pack)}
+    latent, features = pack.run("GenPropSampler", **{**values, "seed": SEED, "steps": STEPS, **changes})
     return latent["samples"], features
 
 
@@ -328,8 +328,6 @@ def check_fresh_tensors_every_call(pack):
 
 def check_the_fused_form(pack):
     """Adapters whose SCE runs at every step, on the UNet's own first features."""
-    import comfy.utils
-
     assets, pipeline = pack.core("assets"), pack.core("pipeline")
     path = pack.folder / "fused.safetensors"
     adapters = pack.own("memory").open_adapters(path)
@@ -411,7 +409,8 @@ def check_composite(pack):
     assert torch.allclose(edge, torch.tensor(0.75), atol=1e-3)
     small = pack.run("GenPropComposite", source=source, result=result[:, ::2, ::2], mask=mask, grow=0, feather=0)[0]
     assert small.shape == source.shape
-    refuses("source has 3 frames, the result 2", pack.run, "GenPropComposite", source=source, result=result[:2], mask=mask)
+    refuses("source has 3 frames, the result 2", pack.run, "GenPropComposite", source=source, result=result[:2],
+            mask=mask)  # fmt: skip
 
 
 def check_mask_hides_from_the_sce(pack):
@@ -470,20 +469,21 @@ def check_a_model_that_is_not_svd_is_refused(pack):
 
     config = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
               "channel_mult": [1, 2], "transformer_depth": [0, 0], "transformer_depth_middle": 0, "context_dim": 32,
-              "transformer_depth_output": [0] * 4, "use_spatial_transformer": True, "legacy": False, "adm_in_channels": None,
-              "dtype": torch.float32, "use_temporal_attention": False, "use_temporal_resblock": False}  # fmt: skip
+              "transformer_depth_output": [0] * 4, "use_spatial_transformer": True, "legacy": False,
+              "adm_in_channels": None, "dtype": torch.float32, "use_temporal_attention": False, "use_temporal_resblock": False}  # fmt: skip
     other = comfy.supported_models.SD15(config).get_model({}, "")
     patcher = comfy.model_patcher.ModelPatcher(other, torch.device("cpu"), torch.device("cpu"))
     for node in ("GenPropSampler", "GenPropApply"):
-        refuses(r"Stable Video Diffusion MODEL, got BaseModel", pack.run, node, model=patcher, condition=condition(pack))
+        refuses("Stable Video Diffusion MODEL, got BaseModel", pack.run, node, model=patcher,
+                condition=condition(pack))  # fmt: skip
 
 
 def check_adapters_that_do_not_fit_are_refused(pack):
     import logging
 
     adapters = pack.own("memory").open_adapters(pack.folder / "other_width.safetensors")
-    refuses(r"widths \[32, 64, 64\], this base has \[64, 64, 128\]", pack.own("memory").check_model, mini(pack)["model"],
-            adapters)  # fmt: skip
+    refuses(r"widths \[32, 64, 64\], this base has \[64, 64, 128\]", pack.own("memory").check_model,
+            mini(pack)["model"], adapters)  # fmt: skip
     refuses(r"CLIP_VISION with 32 numbers .* got 64", encode, pack, adapters=adapters)
     records = []
     handler = logging.Handler()

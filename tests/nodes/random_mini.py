@@ -1,6 +1,4 @@
-"""A stand-in for the mini's files: the mini's shape with random weights, adapters that change something, a sample clip."""
-import json
-
+"""A stand-in for the mini's files: its shape with random weights, adapters that change something, a sample clip."""
 import torch
 from safetensors.torch import save_file
 
@@ -60,10 +58,6 @@ def inputs(frames=8, size=128, seed=5):
 
 def save_inputs(path, **tensors):
     save_file({k: v.contiguous() for k, v in tensors.items()}, path)
-
-
-def settings_json(**settings):
-    return json.dumps(settings)
 
 
 def write_files(folder):

@@ -21,9 +21,10 @@ CHECKS = re.findall(r"^def (check_\w+)", (HERE / "comfy_checks.py").read_text(en
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A folder with the mini's files: the trained ones where they ship, random ones of the same shape elsewhere."""
+    from tiny import tiny_unet
+
     from genprop_core.adapters import GenPropAdapters
     from genprop_core.checkpoint import Fingerprint, save_adapters
-    from tiny import tiny_unet
     from trainer.mini.shape import new_unet
 
     folder = tmp_path_factory.mktemp("mini")

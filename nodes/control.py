@@ -1,0 +1,188 @@
+"""Native patching: GenProp's injection as a ComfyUI control, and the recorder that reads the mask on the way.
+
+A control brings scheduling, chaining with ControlNets, clean-up and memory accounting; core loads and offloads what
+`get_models` names. Both branches of the guidance carry the same control, so core may batch them or run them apart.
+"""
+import comfy.model_management as mm
+import torch
+from comfy.controlnet import ControlBase
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+
+from ..genprop_core import edm
+from ..genprop_core.errors import GenPropError
+from .sockets import Adapters, Segment
+
+KEY = "genprop"
+
+
+def _window(transformer_options, frames):
+    """Indices of the frames in this call: all of them, unless a context window is at work."""
+    window = transformer_options.get("context_window")
+    return list(range(frames)) if window is None else list(window.index_list)
+
+
+class GenPropControl(ControlBase):
+    """Adds the SCE's injections of one segment to the UNet's input blocks.
+
+    `strength` of the base class stays 1: core multiplies by it in place. Ours is `injection_strength`.
+    """
+
+    def __init__(self, adapters: Adapters, segment: Segment, strength=1.0, start=0.0, end=1.0):
+        super().__init__()
+        self.adapters, self.segment, self.injection_strength = adapters, segment, strength
+        self.timestep_percent_range = (start, end)
+        self.release()
+
+    def release(self):
+        """Forgets everything that belongs to one run."""
+        self.model, self.on_device = None, None
+
+    def pre_run(self, model, percent_to_timestep_function):
+        super().pre_run(model, percent_to_timestep_function)
+        self.release()
+        self.model = model
+
+    def cleanup(self):
+        super().cleanup()
+        self.release()
+
+    def get_models(self):
+        return super().get_models() + [self.adapters.patcher]
+
+    def inference_memory_requirements(self, dtype):
+        features = sum(f.nbytes for f in self.segment.injected or [] if f is not None)
+        return super().inference_memory_requirements(dtype) + 4 * features  # kept, gated, and that for both branches
+
+    def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
+        previous = None
+        if self.previous_controlnet is not None:
+            previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        after_end = self.timestep_range is not None and t[0] < self.timestep_range[1]
+        if after_end or (self.timestep_range is not None and t[0] > self.timestep_range[0]):
+            return previous
+        if self.injection_strength == 0:
+            return previous
+        index = self._check(x_noisy, batched_number, transformer_options)
+        c_noise = edm.scalings(t[:1].float())[3].to(x_noisy.device)
+        if self.segment.injected is None:
+            taps = self._fused(x_noisy, t, cond, batched_number, index, c_noise)
+        else:
+            module, frames = self.adapters.patcher.model, len(self.segment.frames)
+            features = self._features(x_noisy.device)
+            if len(index) != frames:
+                features = [f if f is None else f[index] for f in features]
+            taps = module.gated(features, c_noise, len(index), self.injection_strength)
+            taps = [f if f is None else f.repeat(batched_number, 1, 1, 1) for f in taps]
+        # core pops from the end (block 0 comes last), but merges chained controls from the start
+        base = self.adapters.base
+        blocks = len(base.block_out_channels) * (base.layers_per_block + 1)
+        return self.control_merge({"input": [None] * (blocks - len(taps)) + taps[::-1]}, previous, output_dtype=None)
+
+    def _check(self, x_noisy, batched_number, transformer_options):
+        """Frame indices of this call. Raises GenPropError for other latents: core would only log and go on."""
+        own = self.segment.condition.source.shape[1:]  # T,4,h,w
+        index = _window(transformer_options, own[0])
+        expected, got = (batched_number * len(index), *own[1:]), tuple(x_noisy.shape)
+        if got != expected:
+            frames, size = got[0] // batched_number, f"{got[-1] * 8}x{got[-2] * 8}"
+            raise GenPropError(
+                f"Expected latents of {len(index)} frames at {own[3] * 8}x{own[2] * 8}, as this GenProp condition was "
+                f"encoded, got {frames} at {size}. Use GenProp Apply's latent, or encode the condition at that size."
+            )
+        return index
+
+    def _features(self, device):
+        if self.on_device is not None:
+            return self.on_device
+        stored = self.segment.injected
+        moved = [f if f is None else f.to(device) for f in stored]
+        needed = sum(f.nbytes for f in stored if f is not None)
+        if device.type == "cpu" or mm.get_free_memory(device) > 2 * needed:
+            self.on_device = moved  # else they come from the CPU's memory at every step
+        return moved
+
+    def _fused(self, x_noisy, t, cond, copies, index, c_noise):
+        """The fused SCE, on the UNet's own first features of every branch."""
+        module, base = self.adapters.patcher.model, self.model
+        scaled = base.model_sampling.calculate_input(t, x_noisy)
+        dtype = base.get_dtype_inference()
+        picture = cond["c_concat"].to(scaled.device, scaled.dtype)
+        first = base.diffusion_model.input_blocks[0][0](torch.cat([scaled, picture], dim=1).to(dtype))
+        own = next(module.parameters()).dtype
+        part = self.segment.condition.to(x_noisy.device)
+
+        def repeated(value):
+            return value.repeat(copies, *[1] * (value.ndim - 1))
+
+        levels = c_noise.expand(copies)
+        made = module.encode(
+            repeated(part.source[:, index]).to(own), repeated(part.keyframe[:, index]).to(own),
+            repeated(part.clip).to(own), repeated(part.micro), repeated(part.task), first.to(own), levels,
+        )  # fmt: skip
+        return module.gated(made, levels, len(index), self.injection_strength)
+
+    def copy(self):
+        c = GenPropControl(self.adapters, self.segment, self.injection_strength)
+        self.copy_to(c)
+        return c
+
+    def deepclone_multigpu(self, load_device, autoregister=False):
+        c = self.copy()
+        patcher = self.adapters.patcher.deepclone_multigpu(load_device)
+        c.adapters = Adapters(self.adapters.file, patcher)
+        if autoregister:
+            self.multigpu_clones[load_device] = c
+        return c
+
+
+def patch_model(model: ModelPatcher, controls) -> ModelPatcher:
+    """A clone that makes the controls forget a run at its end, also when it was cancelled: core cleans controls up
+    only after a run that went through."""
+    patched = model.clone()
+    patched.remove_callbacks_with_key(CallbacksMP.ON_CLEANUP, KEY)
+
+    def release(patcher):
+        for control in controls:
+            control.release()
+
+    patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, release)
+    return patched
+
+
+class MaskRecorder:
+    """Output block patch that decodes the mask from the conditional branch, averaged over the noise levels it sees.
+
+    below: only noise levels up to this one count. It reads `h` on entry to the first output block of the last level,
+    which is the penultimate up block's output in diffusers' words.
+    """
+
+    def __init__(self, adapters: Adapters, frames: int, below: float):
+        base = adapters.base
+        self.block = (len(base.block_out_channels) - 1) * (base.layers_per_block + 1)
+        self.module, self.frames, self.below = adapters.patcher.model, frames, below * (1 + 1e-4)
+        self.levels = {}  # noise level -> {frame: probabilities of every call}
+
+    def __call__(self, h, hsp, transformer_options):
+        if transformer_options["block"] == ("output", self.block):
+            self.record(h, transformer_options)
+        return h, hsp
+
+    def record(self, h, transformer_options):
+        sigma, branches = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"]
+        if sigma > self.below or 0 not in branches:
+            return
+        features = h.chunk(len(branches))[branches.index(0)]
+        index = _window(transformer_options, self.frames)
+        made = self.module.mpd(features, len(features))[0].float().sigmoid().cpu()  # [T,1,h,w]
+        level = self.levels.setdefault(sigma, {})
+        for frame, probability in zip(index, made):
+            level.setdefault(frame, []).append(probability)
+
+    def probability(self) -> torch.Tensor | None:
+        """[T,1,h,w] float32, or None when nothing was seen: a compiled UNet may leave patches out."""
+        if not self.levels:
+            return None
+        frames = range(self.frames)
+        means = [torch.stack([torch.stack(level[f]).mean(0) for f in frames]) for level in self.levels.values()]
+        return torch.stack(means).mean(0)

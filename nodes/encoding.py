@@ -1,0 +1,119 @@
+"""From pictures to a GENPROP_CONDITION, with ComfyUI's VAE and CLIP image encoder and genprop_core's formulas."""
+import comfy.model_management as mm
+import torch
+
+from ..genprop_core import conditioning as cond
+from ..genprop_core.errors import GenPropError
+from ..genprop_core.pipeline import check_aspect, resize
+from .sockets import Adapters, Segment
+
+HIDE = ("black out", "blur")
+
+
+def channels_first(image: torch.Tensor) -> torch.Tensor:
+    """IMAGE [T,H,W,C] -> [T,3,H,W], without alpha."""
+    return image[..., :3].movedim(-1, 1).float()
+
+
+def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[int, int]:
+    """(height, width) to work at; 0 means the source's, rounded to the multiple the base needs."""
+    out = []
+    for name, own, wanted in (("height", height, wanted_height), ("width", width, wanted_width)):
+        if wanted % multiple:
+            near = max(multiple, round(wanted / multiple) * multiple)
+            raise GenPropError(f"Expected a {name} that is a multiple of {multiple} for this base, got {wanted}. "
+                               f"Use {near}, or 0 for the source's.")  # fmt: skip
+        out.append(wanted or max(multiple, round(own / multiple) * multiple))
+    return tuple(out)
+
+
+def check_pictures(source, keyframe, index, mask) -> None:
+    """Raises GenPropError for an input that cannot be meant: [T,H,W,C] source, keyframe, [N,H,W] mask or None."""
+    if source.ndim != 4 or len(source) < 2:
+        raise GenPropError(f"Expected a source of at least 2 frames, got {len(source)}. Connect the whole clip.")
+    if len(keyframe) != 1:
+        raise GenPropError(f"Expected one keyframe, got {len(keyframe)} images. Connect the one frame that was edited.")
+    if not 0 <= index < len(source):
+        raise GenPropError(f"Expected a keyframe index from 0 to {len(source) - 1} for this source, got {index}. "
+                           "Count frames from 0.")  # fmt: skip
+    check_aspect(keyframe.shape[1:3], source.shape[1:3])
+    check_mask_count(mask, len(source))
+
+
+def check_mask_count(mask, frames) -> None:
+    if mask is not None and len(mask) not in (1, frames):
+        raise GenPropError(f"The mask has {len(mask)} frames, the video {frames}. Give one mask, or {frames}.")
+
+
+def fit_mask(mask, frames, height, width) -> torch.Tensor:
+    """MASK [1 or T,H,W] -> [T,1,height,width] in [0,1]."""
+    mask = torch.nn.functional.interpolate(mask[:, None].float(), (height, width), mode="bilinear", antialias=True)
+    return mask.clamp(0, 1).expand(frames, -1, -1, -1)
+
+
+def hide(frames, mask, how) -> torch.Tensor:
+    """frames [T,3,H,W] with the masked region black or strongly blurred, for what the SCE sees."""
+    if how not in HIDE:
+        raise GenPropError(f"Expected {' or '.join(HIDE)} as the way to hide the masked region, got {how!r}.")
+    covered = cond.gaussian_blur(frames, min(frames.shape[-2:]) / 16) if how == "blur" else torch.zeros_like(frames)
+    return frames * (1 - mask) + covered * mask
+
+
+def passes(num_frames: int, index: int) -> list[tuple[int, ...]]:
+    """The frames of every pass, each starting at the keyframe: forward from it, then backward from it."""
+    forward, backward = tuple(range(index, num_frames)), tuple(range(index, -1, -1))
+    return [frames for frames in (forward, backward) if len(frames) > 1]
+
+
+def vae_latents(vae, frames) -> torch.Tensor:
+    """[N,3,H,W] in [0,1] -> unscaled latents [N,4,h,w] by ComfyUI's VAE. Raises GenPropError for a VAE not SVD's."""
+    scale = getattr(vae.first_stage_model, "vae_scale", None)
+    if scale is not None and abs(float(scale) - cond.SCALING) > 1e-4:
+        raise GenPropError(
+            f"Expected SVD's VAE or taesd, got a tiny VAE with scale {float(scale):.5g} instead of {cond.SCALING}. "
+            "Choose taesd in Load VAE, or the checkpoint's own VAE."
+        )
+    latents = vae.encode(frames.movedim(1, -1))  # [N,H,W,3] -> [N,4,h,w]
+    expected = (len(frames), 4, frames.shape[2] // 8, frames.shape[3] // 8)
+    if tuple(latents.shape) != expected:
+        raise GenPropError(f"Expected latents of shape {expected} from the VAE, got {tuple(latents.shape)}. "
+                           "Connect the VAE of the SVD checkpoint.")  # fmt: skip
+    return latents.float()
+
+
+def clip_embedding(clip_vision, picture, width) -> torch.Tensor:
+    """[1,3,H,W] in [0,1] -> [1,1,width]. The pixels are SVD's own formula, without ComfyUI's centre crop."""
+    mm.load_models_gpu([clip_vision.patcher])
+    pixels = cond.clip_pixels(picture * 2 - 1).to(clip_vision.load_device)
+    embedding = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2][:, None]
+    if embedding.shape[-1] != width:
+        raise GenPropError(f"Expected a CLIP_VISION with {width} numbers a picture for these adapters, got "
+                           f"{embedding.shape[-1]}. Connect the one that belongs to the MODEL.")  # fmt: skip
+    return embedding.float().to(mm.intermediate_device())
+
+
+def injected(adapters: Adapters, condition: cond.Condition) -> list | None:
+    """What a static SCE injects at every tap, kept where ComfyUI keeps intermediate results; None for a fused one."""
+    patcher, module = adapters.patcher, adapters.patcher.model
+    if module.config.sce != "static":
+        return None
+    frames, _, height, width = condition.source.shape[1:]
+    dtype = next(module.parameters()).dtype
+    wanted = 64 * frames * height * width * max(module.config.tap_widths()) * mm.dtype_size(dtype)  # measured: 40 to 60
+    mm.load_models_gpu([patcher], memory_required=wanted)
+    condition = condition.to(patcher.load_device)
+    with torch.no_grad():
+        made = module.encode(condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip.to(dtype),
+                             condition.micro, condition.task)  # fmt: skip
+    return [f if f is None else f.to(mm.intermediate_device()) for f in made]
+
+
+def segment(adapters: Adapters, frames, source, image, clip, micro, task) -> Segment:
+    """One pass over `frames`. source: scaled latents [T,4,h,w] of the whole clip; image: unscaled [1,4,h,w]."""
+    picture = cond.repeat_over_frames(image, len(frames))
+    condition = cond.Condition(picture, clip, micro, torch.tensor([task]), source[list(frames)][None], picture)
+    return Segment(frames, condition, injected(adapters, condition))
+
+
+__all__ = ["channels_first", "check_pictures", "clip_embedding", "fit_mask", "hide", "passes", "resize", "segment",
+           "vae_latents", "working_size"]  # fmt: skip
