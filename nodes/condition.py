@@ -36,7 +36,7 @@ class GenPropEncodeCondition(io.ComfyNode):
                              tooltip="How much motion SVD expects. 127 is its average."),
                 io.Float.Input("noise_augmentation", default=cond.NOISE_AUGMENTATION, min=0.0, max=10.0, step=0.01,
                                tooltip="Noise added to the keyframe. More lets the result deviate further from it."),
-                io.Int.Input("noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF,
+                io.Int.Input("noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
                              tooltip="Seed of that noise."),
                 io.Combo.Input("hide", options=list(encoding.HIDE), default=encoding.HIDE[0],
                                tooltip="With a mask: how the region is hidden from the source encoder."),
