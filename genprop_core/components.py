@@ -17,7 +17,7 @@ class Components:
 
     unet: UNetSpatioTemporalConditionModel. vae: AutoencoderKLTemporalDecoder or AutoencoderTiny. image_encoder:
     CLIPVisionModelWithProjection. num_frames: the clip length the base was made for, None where nothing says so.
-    version: "svd", "svd_xt", "svd_xt_1_1", or None where the name does not tell.
+    version: "svd", "svd_xt", "svd_xt_1_1", "mini", or None where nothing tells.
     """
 
     unet: Any

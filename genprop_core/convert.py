@@ -45,6 +45,15 @@ def convert(src, dst) -> None:
 
 def to_single_file(parts: Parts, path: Path) -> None:
     """Writes the official layout, with the three configs as metadata."""
+    configs = {name: part.config for name, part in parts.items()}
+    write_lazy(path, official_tensors(parts), {"format": "pt", CONFIG_KEY: json.dumps(configs)})
+
+
+def official_tensors(parts: Parts) -> dict[str, LazyTensor]:
+    """A base under the official file's keys, unread: what ComfyUI's own loading code expects, TAESD's scale included.
+
+    Raises GenPropError when the UNet's heads are not of width 64, which the layout cannot say.
+    """
     unet = parts.unet.config
     heads, widths = unet["num_attention_heads"], unet["block_out_channels"]
     heads = [heads] * len(widths) if isinstance(heads, int) else heads
@@ -61,8 +70,7 @@ def to_single_file(parts: Parts, path: Path) -> None:
         official |= {k: LazyTensor.of(torch.tensor(v)) for k, v in TINY_SCALE.items()}
     else:
         _fold_quant_conv(official)
-    configs = {name: part.config for name, part in parts.items()}
-    write_lazy(path, official, {"format": "pt", CONFIG_KEY: json.dumps(configs)})
+    return official
 
 
 def _fold_quant_conv(official: dict[str, LazyTensor]) -> None:

@@ -10,6 +10,7 @@ from . import svd_config
 from .components import VERSION_FRAMES, Components, version_from_name
 from .errors import GenPropError
 from .lazy_tensors import LazyTensor, read_lazy
+from .mini import FORMAT as MINI
 from .quant_conv import check_condition_encoder, identity_tensors, is_identity
 from .svd_keys import REQUIRED, image_encoder_entries, is_optional, refusal
 from .svd_parts import (
@@ -48,6 +49,8 @@ def open_single_file(path) -> Parts:
             "Use the safetensors file of the same model."
         )
     tensors, metadata = read_lazy(path)
+    if metadata.get("format") == MINI:
+        return _mini_parts(tensors, metadata)
     if found := refusal(tensors):
         raise GenPropError(f"Expected a Stable Video Diffusion checkpoint, but {path} is {found[0]}. {found[1]}.")
     absent = [PARTS[n] for n, prefix in REQUIRED.items() if not any(k.startswith(prefix) for k in tensors)]
@@ -103,6 +106,23 @@ def _parts(path: Path, tensors: dict[str, LazyTensor], metadata: Mapping[str, st
     if frames:
         parts["unet"].config["num_frames"] = frames
     return Parts(**parts, unused=rest, num_frames=frames, version=version)
+
+
+def _mini_parts(tensors: dict[str, LazyTensor], metadata: Mapping[str, str]) -> Parts:
+    """The mini's file has diffusers' names already, with the part's name in front; see `mini.save_mini`."""
+    classes = {
+        "unet": {"_class_name": "UNetSpatioTemporalConditionModel"},
+        "vae": {"_class_name": "AutoencoderTiny"},
+        "image_encoder": {"architectures": ["CLIPVisionModelWithProjection"]},
+    }
+    parts = {
+        name: Part(
+            {**json.loads(metadata[name]), **class_name},
+            {k.removeprefix(f"{name}."): t for k, t in tensors.items() if k.startswith(f"{name}.")},
+        )
+        for name, class_name in classes.items()
+    }
+    return Parts(**parts, unused=[], num_frames=parts["unet"].config["num_frames"], version="mini")
 
 
 def _stored_configs(metadata: Mapping[str, str]) -> dict[str, dict]:

@@ -9,10 +9,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from svd_checkpoint import COPY, TINY, VAE, random_tensor, write_checkpoint
 
-from genprop_core.convert import convert
+from genprop_core.convert import convert, official_tensors
 from genprop_core.diffusers_folder import load_diffusers_folder
 from genprop_core.lazy_tensors import LazyTensor, write_lazy
-from genprop_core.single_file import load_single_file
+from genprop_core.mini import load_mini, save_mini
+from genprop_core.single_file import load_single_file, open_single_file
 
 STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "image_encoder": "model"}
 
@@ -90,6 +91,27 @@ def test_configs_travel_in_the_file(tmp_path):
         want = load_diffusers_folder(tmp_path / "b").image_encoder(pixels).image_embeds
         assert torch.equal(base.image_encoder(pixels).image_embeds, want)
         assert not torch.equal(load_single_file(tmp_path / "a.safetensors").image_encoder(pixels).image_embeds, want)
+
+
+def test_the_mini_file_feeds_both_layouts(tmp_path):
+    """The mini's own file, and the official and the diffusers layout made from it, are the same base."""
+    write_checkpoint(tmp_path / "a.safetensors", svd_checkpoint.with_tiny_vae(), torch.float16)
+    base = load_single_file(tmp_path / "a.safetensors", torch.float16)
+    base.unet.register_to_config(num_frames=8)
+    save_mini(tmp_path / "mini.safetensors", {name: getattr(base, name) for name in STEMS}, {"trained": "not at all"})
+    official = {k: t.read() for k, t in official_tensors(open_single_file(tmp_path / "mini.safetensors")).items()}
+    want = load_file(tmp_path / "a.safetensors")
+    scale = {k for k in want if k.endswith(("vae_scale", "vae_shift"))}
+    required = svd_checkpoint.official_shapes(svd_checkpoint.with_tiny_vae(), optional=False).keys()
+    assert official.keys() == required
+    assert_same({k: official[k] for k in required - scale}, {k: want[k] for k in required - scale})
+    assert [official[k].item() for k in sorted(scale)] == pytest.approx([0.18215, 0.0])
+    convert(tmp_path / "mini.safetensors", tmp_path / "folder")
+    for other in (load_diffusers_folder(tmp_path / "folder"), load_single_file(tmp_path / "mini.safetensors")):
+        mini = load_mini(tmp_path / "mini.safetensors")
+        for name in STEMS:
+            assert_same(getattr(other, name).state_dict(), getattr(mini, name).state_dict())
+        assert other.num_frames == 8
 
 
 @pytest.mark.parametrize("shape", [TINY, svd_checkpoint.with_tiny_vae()], ids=["temporal", "taesd"])
