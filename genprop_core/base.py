@@ -74,9 +74,9 @@ def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base
             f"Expected a base at {path}: mini, a diffusers SVD folder or a .safetensors file. There is none."
         )
     if vae is not None:
-        from .taesd import load_taesd
+        from .vae_file import load_vae
 
-        parts = replace(parts, vae=load_taesd(vae, dtype))
+        parts = replace(parts, vae=load_vae(vae, dtype))
     BaseShape.from_unet(parts.unet)
     defaults = _MINI if parts.version == "mini" else Defaults(num_frames=parts.num_frames or 14)
     if parts.version == "svd_xt_1_1":
