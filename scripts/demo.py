@@ -89,10 +89,13 @@ def body(arguments):
     if code:
         return code
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    say("")
-    for line in table(metrics):
-        say(line)
-    say("\nPSNR in dB, also outside and inside the edited region; higher is better everywhere.")
+    if any(value is not None for value in metrics["result"].values()):
+        say("")
+        for line in table(metrics):
+            say(line)
+        say("\nPSNR in dB, also outside and inside the edited region; higher is better everywhere.")
+    else:
+        say("No scores: they need --truth and --truth-mask, which belong to the sample clip's own edit.")
     say("The picture: {}".format(out.absolute() / "comparison.png"))
     return 0
 

@@ -454,6 +454,15 @@ def test_the_demo_says_where_the_picture_is(demo, tmp_path, monkeypatch, capsys)
     assert ran[0][0][:4] == ["python", "-m", "genprop_core", "propagate"] and ran[0][1] == {"PYTHONPATH": ROOT}
 
 
+def test_the_demo_says_why_there_are_no_scores(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.json").write_text('{"result": {"psnr": null}, "floors": {}}')
+    monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
+    monkeypatch.setattr(demo, "run", lambda command, **more: 0)
+    assert demo.body(["--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "No scores: they need --truth" in said and "GenProp" not in said
+
+
 @pytest.fixture
 def runner(scripts, monkeypatch):
     """scripts/test.py under another name (`test` is a package of Python's own), and what it would have run."""
