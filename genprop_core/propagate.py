@@ -39,6 +39,11 @@ def settings_of(arguments) -> PropagateSettings:
     )
 
 
+def best_device() -> str:
+    """The machine's accelerator when it has one that works, else the CPU."""
+    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
+
+
 class Progress:
     """One line that rewrites itself: share done and time left. Plain lines where the output is not a terminal."""
 
@@ -100,7 +105,7 @@ def run(arguments):
     check_aspect(keyframe.shape[-2:], frames.shape[-2:])
     truth = _truth(arguments, frames)
     check_writable(out)
-    device = arguments.device or str(getattr(torch.accelerator, "current_accelerator", lambda: None)() or "cpu")
+    device = arguments.device or best_device()
     model = GenProp.from_files(
         arguments.base, arguments.adapters, dtype=DTYPES[arguments.dtype], device=device, vae=arguments.vae
     )
