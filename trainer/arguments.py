@@ -147,7 +147,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a checkpoint folder; latest is the newest of --output_dir, or a start where there is none",
     )
     group.add_argument(
-        "--reset_optimizer", action="store_true", help="take only the weights of the checkpoint; start at step 0"
+        "--reset_optimizer", action="store_true", help="start at step 0 from the checkpoint's averaged weights alone"
     )
 
     group = parser.add_argument_group("logging")

@@ -217,16 +217,16 @@ def collect(parameters: dict[str, torch.Tensor], ema, optimizer, scaler=None) ->
 
 @torch.no_grad()
 def restore(tensors: dict[str, torch.Tensor], parameters: dict, ema, optimizer, scaler=None, only_weights=False):
-    """The inverse of `collect`, in place; only_weights leaves optimiser, scaler and random state new."""
+    """The inverse of `collect`, in place. only_weights starts a new run from the EMA weights: nothing else is taken."""
     for (name, parameter), shadow in zip(parameters.items(), ema.shadow, strict=True):
-        parameter.copy_(_like(tensors[f"model.{name}"], parameter))
         shadow.copy_(_like(tensors[f"ema.{name}"], shadow))
+        parameter.copy_(_like(tensors[f"{'ema' if only_weights else 'model'}.{name}"], parameter))
     if only_weights:
         return
     torch.set_rng_state(tensors["random.torch"])
     if "random.cuda" in tensors and torch.cuda.is_available():
         torch.cuda.set_rng_state(tensors["random.cuda"])
-    for name, parameter in parameters.items():
+    for name, parameter in parameters.items() if optimizer is not None else ():
         prefix = f"optimizer.{name}."
         moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
         if moments:  # AdamW keeps its step count as a float tensor on the CPU

@@ -19,7 +19,7 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, gather_object, set_seed
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
@@ -127,6 +127,7 @@ def run(args):
     accelerator = make_accelerator(args)
     base = load_base(args.base)
     shape = {"num_blocks": args.num_blocks, "sce": args.sce}
+    set_seed(args.seed)  # of the new weights; everything else has seeds of its own
     adapters = GenPropAdapters.from_unet(base.unet, **shape)
     if args.dry_run:
         from trainer.memory import table
@@ -171,24 +172,24 @@ def run(args):
     checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
     identity = checkpoint_state.run_settings(args, batch_plan.size, entries, fingerprint)
     found, step = checkpoints.find(args.resume_from_checkpoint), 0
-    own_optimizer = accelerator.distributed_type == DistributedType.DEEPSPEED  # whose moments only DeepSpeed can gather
+    # DeepSpeed spreads the moments in a way that only it can gather: they are left out there, and start anew
+    moments = None if accelerator.distributed_type == DistributedType.DEEPSPEED else optimizer
     if found is not None:
-        tensors, step = checkpoint_state.load(found, identity, args.reset_optimizer or own_optimizer)
-        checkpoint_state.restore(
-            tensors, parameters, ema, optimizer, accelerator.scaler, args.reset_optimizer or own_optimizer
-        )
+        tensors, step = checkpoint_state.load(found, identity, args.reset_optimizer)
+        checkpoint_state.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
 
     def averaged() -> GenPropAdapters:
         """The EMA weights as adapters of their own."""
-        made = GenPropAdapters(adapters.config)
+        with torch.random.fork_rng(devices=[]):  # new modules draw weights; the run's random state stays as it is
+            made = GenPropAdapters(adapters.config)
         frozen = {n: checkpoint_state.whole(p) for n, p in live.items() if n not in parameters}
         made.load_state_dict(frozen | {n: checkpoint_state.whole(v) for n, v in zip(names, ema.shadow)})
         return made
 
     def save():
-        state = checkpoint_state.collect(parameters, ema, None if own_optimizer else optimizer, accelerator.scaler)
+        state = checkpoint_state.collect(parameters, ema, moments, accelerator.scaler)
         weights = averaged()
         if accelerator.is_main_process:
             provenance = {

@@ -1,0 +1,90 @@
+"""Splitting moves whole triples, even when it is killed at any point."""
+
+import pytest
+
+from genprop_core.errors import GenPropError
+from trainer import split as module
+from trainer.dataset import FOLDERS, list_clips
+from trainer.split import main, split
+
+
+@pytest.fixture
+def folders(tmp_path):
+    train = tmp_path / "train"
+    for sub in FOLDERS.values():
+        (train / sub).mkdir(parents=True)
+        for index in range(8):
+            (train / sub / f"clip{index}.mp4").write_text(f"{sub} {index}")
+    (train / "tasks.csv").write_text("name,task\n" + "".join(f"clip{i},edit\n" for i in range(8)))
+    return train, tmp_path / "val"
+
+
+def names(folder):
+    return [set(list_clips(folder / sub)) for sub in FOLDERS.values()]
+
+
+def check_whole(train, val, moved):
+    for folder, expected in ((train, {f"clip{i}" for i in range(8)} - set(moved)), (val, set(moved))):
+        assert names(folder) == [expected] * 3
+        rows = (folder / "tasks.csv").read_text().split()[1:]
+        assert set(rows) == {f"{n},edit" for n in expected}
+    for name in moved:
+        assert (val / "masks" / f"{name}.mp4").read_text() == f"masks {name[-1]}"
+
+
+def test_moves_whole_triples_once(folders, capsys):
+    train, val = folders
+    arguments = ["--num_samples", "3", "--train_dir", str(train), "--val_dir", str(val), "--seed", "7"]
+    assert main([*arguments, "--dry_run"]) == 0 and not val.exists()
+    announced = capsys.readouterr().out.split()[-3:]
+    assert main(arguments) == 0
+    check_whole(train, val, announced)
+    assert split(train, val, 3, 7) == []
+    check_whole(train, val, announced)
+    assert split(train, val, 5, 7) != [] and len(names(val)[0]) == 5
+
+
+@pytest.mark.parametrize("moves", range(10))
+def test_killed_after_any_move_it_is_finished_by_the_next_run(folders, monkeypatch, moves):
+    train, val = folders
+    move, done = module.move_file, []
+
+    def dying(source, target):
+        if len(done) == moves:
+            raise KeyboardInterrupt
+        done.append(target)
+        move(source, target)
+
+    monkeypatch.setattr(module, "move_file", dying)
+    if moves < 9:
+        with pytest.raises(KeyboardInterrupt):
+            split(train, val, 3, 1)
+        monkeypatch.undo()
+    expected = module.choose([f"clip{i}" for i in range(8)], 3, 1)
+    split(train, val, 3, 1)
+    check_whole(train, val, expected)
+    assert not (val / module.NOTE).exists()
+
+
+def test_another_disk(folders, monkeypatch):
+    train, val = folders
+    replace = module.os.replace
+
+    def across(a, b):
+        if str(train) in str(a) and str(val) in str(b):
+            raise OSError(18, "Invalid cross-device link")
+        replace(a, b)
+
+    monkeypatch.setattr(module.os, "replace", across)
+    check_whole(train, val, split(train, val, 3, 1))
+
+
+def test_bad_input(folders):
+    train, val = folders
+    with pytest.raises(
+        GenPropError, match=r"fewer samples than clips: .*train has 8, 8 are to be moved\. Lower --num_s"
+    ):
+        split(train, val, 8, 1)
+    (train / "masks" / "clip3.mp4").unlink()
+    with pytest.raises(GenPropError, match=r"masks lacks clip3\. Add what is missing"):
+        split(train, val, 3, 1)

@@ -1,0 +1,122 @@
+"""The real trainer on four generated clips: what it learns from, writes and promises."""
+
+import json
+
+import pytest
+import torch
+
+from genprop_core.base import load_base
+from genprop_core.checkpoint import load_adapters
+from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.sampler import SamplerSettings
+from genprop_core.video_io import probe, read_image
+from trainer.logs import read_log
+
+
+def losses(folder):
+    return [
+        {k: v for k, v in row.items() if k.startswith("L_")} for row in read_log(folder / "log.jsonl") if "lr" in row
+    ]
+
+
+def test_ten_steps_through_loader_cache_checkpoint_and_validation(train, tmp_path, base_file, data):
+    train(max_steps=10, val_interval=1, val_num_frames=6, keep=2, tracker="tensorboard", num_workers=1, save_steps=5)
+    rows = read_log(tmp_path / "out" / "log.jsonl")
+    steps = [row for row in rows if "lr" in row]
+    assert [row["step"] for row in steps] == list(range(1, 11))
+    assert {"L_total", "L_nonmask", "L_mask", "L_grad", "L_mpd", "grad_norm", "lr", "clips_per_second"} <= steps[
+        0
+    ].keys()
+    assert [row["lr"] for row in steps[:2]] == [5e-4, 1e-3] and steps[-1]["lr"] < 1e-4
+    assert len(list((tmp_path / "out" / "cache").glob("*.safetensors"))) == 4
+
+    kept = sorted(p.name for p in (tmp_path / "out" / "checkpoints").iterdir())
+    assert kept == ["step_00000008", "step_00000010"]
+
+    assert [row["epoch"] for row in rows if "validation" in row] == [1, 2, 2]  # after steps 4, 8 and 10, the end
+    folder = tmp_path / "val" / "epoch_2"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["clips"] == 2 and metrics["frames"] == 6 and "copy_source" in metrics["floors"]
+    for index in range(2):
+        assert probe(folder / f"val_sample_{index}.mp4").frames == 6
+        assert probe(folder / f"val_sample_{index}_mask.mp4").frames == 6
+        assert read_image(folder / f"val_sample_{index}_input.png").shape == (64, 64, 3)
+    assert read_image(folder / "sheet.png").shape[0] > 64
+    events = [p for p in (tmp_path / "out").rglob("events.out.tfevents*")]
+    assert any(b"validation/sheet" in p.read_bytes() and b"GIF89a" in p.read_bytes() for p in events)
+
+    # what was trained loads into the pipeline as it is
+    file = load_adapters(tmp_path / "out" / "adapters.safetensors")
+    assert file.provenance["step"] == 10 and file.provenance["settings"]["lr"] == 1e-3
+    assert any(layer.conv.weight.abs().max() > 0 for layer in file.adapters.injections)
+    frames = torch.rand(4, 3, 64, 64)
+    settings = PropagateSettings(SamplerSettings(2), width=64, height=64)
+    assert GenProp(load_base(base_file), file).propagate(frames, frames[0], settings).frames.shape == frames.shape
+
+
+def test_the_loop_never_touches_vae_or_clip_and_the_cache_changes_no_loss(train, tmp_path, monkeypatch):
+    from trainer.encoder import Encoder
+
+    calls = []
+    encode = Encoder.encode
+    monkeypatch.setattr(Encoder, "encode", lambda self, frames, name: calls.append(name) or encode(self, frames, name))
+    settings = {"keyframes_max": 3, "corrupt_source": "blur", "reverse": 0.5}
+    train(output_dir=tmp_path / "cached", **settings)
+    assert sorted(calls) == [f"clip{i}" for i in range(4)]  # once per clip
+    calls.clear()
+    train(output_dir=tmp_path / "again", cache_dir=tmp_path / "cached" / "cache", **settings)
+    assert calls == []
+    train(output_dir=tmp_path / "uncached", cache_dir="none", **settings)
+    assert len(calls) == 4  # at every step
+    assert losses(tmp_path / "cached") == losses(tmp_path / "again")
+    for a, b in zip(losses(tmp_path / "cached"), losses(tmp_path / "uncached")):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+def test_gradient_checkpointing_and_accumulation_train_the_same(train, tmp_path):
+    train(output_dir=tmp_path / "a", batch_size=2, cache_dir=tmp_path / "cache")
+    train(output_dir=tmp_path / "b", batch_size=1, gradient_accumulation_steps=2, cache_dir=tmp_path / "cache",
+          gradient_checkpointing=True)  # fmt: skip
+    for a, b in zip(losses(tmp_path / "a"), losses(tmp_path / "b"), strict=True):
+        assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+def test_fused_form_and_settings_from_a_file(words, tmp_path):
+    from trainer import arguments
+    from trainer.train import run
+
+    (tmp_path / "run.toml").write_text('lr = 2e-3\n[model]\nsce = "fused"\nnum_blocks = 1\n[data]\nreverse = 1.0\n')
+    run(arguments.parse(["--config", tmp_path / "run.toml", *words(max_steps=2, lr=None)]))
+    file = load_adapters(tmp_path / "out" / "adapters.safetensors")
+    assert file.adapters.config.sce == "fused" and file.adapters.config.num_blocks == 1
+    assert read_log(tmp_path / "out" / "log.jsonl")[1]["lr"] == 2e-3
+    assert arguments.parse(["--config", tmp_path / "run.toml", *words(lr=7e-3)]).lr == 7e-3
+
+
+def test_reset_optimizer_takes_the_weights_only(train, tmp_path):
+    train(output_dir=tmp_path / "a", max_steps=2)
+    last = tmp_path / "a" / "checkpoints" / "step_00000002"
+    cache = tmp_path / "a" / "cache"
+    train(output_dir=tmp_path / "b", max_steps=1, lr=1e-9, warmup_steps=0, resume_from_checkpoint=last,
+          reset_optimizer=True, cache_dir=cache)  # fmt: skip
+    a, b = (load_adapters(tmp_path / x / "adapters.safetensors") for x in "ab")
+    for (name, p), q in zip(a.adapters.state_dict().items(), b.adapters.state_dict().values()):
+        torch.testing.assert_close(p, q, rtol=1e-3, atol=1e-6, msg=name)
+    assert [row["step"] for row in read_log(tmp_path / "b" / "log.jsonl")] == [1]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
+    from genprop_core.errors import GenPropError
+    from trainer import latent_cache
+
+    read = latent_cache.Entry.read
+
+    def broken(self, *window):
+        out = read(self, *window)
+        return out | {"target": out["target"] * float("nan")} if self.triple.name == "clip2" else out
+
+    monkeypatch.setattr(latent_cache.Entry, "read", broken)
+    with pytest.raises(GenPropError, match=r"loss became nan at step \d with the clip clip2\. Nothing of it was saved"):
+        train(save_steps=1)
+    for path in (tmp_path / "out" / "checkpoints").iterdir():
+        assert all(p.isfinite().all() for p in load_adapters(path / "adapters.safetensors").adapters.parameters())

@@ -1,0 +1,136 @@
+"""Moves clips from a training folder to a validation folder, whole triples only.
+
+    python trainer/split.py --num_samples 20 --train_dir DIR --val_dir DIR [--seed 42] [--dry_run]
+
+A file that notes what is being moved is written first and removed last: a run that was killed is finished by the next
+one, so no triple is ever left in halves. Running it again with the same seed moves nothing more.
+"""
+
+import argparse
+import csv
+import io
+import json
+import os
+import random
+import shutil
+import sys
+import uuid
+from pathlib import Path
+
+if __name__ == "__main__":  # run by its path: the repository's root is not on sys.path then
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from genprop_core.errors import GenPropError
+from genprop_core.files import atomic, write_json
+from trainer.dataset import FOLDERS, find_triples, list_clips
+
+NOTE = ".split-in-progress.json"
+
+
+def choose(names: list[str], count: int, seed: int) -> list[str]:
+    """`count` of the names, by seed; the same ones whatever the order they come in."""
+    return sorted(random.Random(seed).sample(sorted(names), count))
+
+
+def move_file(source: Path, target: Path):
+    """Moves a file or folder, also to another disk; the target is whole or absent, and the source goes last."""
+    if not source.exists() or target.exists():
+        if source.exists():  # copied to another disk, then killed before the source was removed
+            shutil.rmtree(source) if source.is_dir() else source.unlink()
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.replace(source, target)
+    except OSError:
+        copy = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}")
+        shutil.copytree(source, copy) if source.is_dir() else shutil.copy2(source, copy)
+        os.replace(copy, target)
+        shutil.rmtree(source) if source.is_dir() else source.unlink()
+
+
+def finish(note: Path):
+    """Does what a note says, and removes it. Every step may be repeated."""
+    plan = json.loads(note.read_text(encoding="utf-8"))
+    for source, target in plan["files"]:
+        move_file(Path(source), Path(target))
+    _move_tasks(Path(plan["train"]), Path(plan["val"]), set(plan["names"]))
+    note.unlink()
+
+
+def _rows(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+
+
+def _move_tasks(train: Path, val: Path, names: set[str]):
+    """The rows of tasks.csv follow their clips: first added there, then removed here."""
+    rows, there = _rows(train / "tasks.csv"), _rows(val / "tasks.csv")
+    moved = [r for r in rows if Path(r["name"]).stem in names]
+    known = {r["name"] for r in there}
+    for path, kept in (
+        (val / "tasks.csv", there + [r for r in moved if r["name"] not in known]),
+        (train / "tasks.csv", [r for r in rows if r not in moved]),
+    ):
+        if moved:
+            with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, ["name", "task"], extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
+
+
+def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> list[str]:
+    """Moves clips until `num_samples` are in val_dir; returns the names (to be) moved.
+
+    Raises GenPropError when the training folder has unequal file sets or too few clips.
+    """
+    train, val = Path(train_dir).resolve(), Path(val_dir).resolve()
+    if train == val:
+        raise GenPropError(f"Expected two folders, got {train} for both. Choose another --val_dir.")
+    note = val / NOTE
+    if note.exists() and not dry_run:
+        finish(note)
+    triples = {t.name: t for t in find_triples(train)}
+    there = set(list_clips(val / FOLDERS["source"])) if (val / FOLDERS["source"]).is_dir() else set()
+    twice = sorted(there & triples.keys())
+    if twice:
+        raise GenPropError(f"{train} and {val} both hold {', '.join(twice)}. Rename or remove one of each.")
+    wanted = num_samples - len(there)
+    if wanted <= 0:
+        return []
+    if wanted >= len(triples):
+        raise GenPropError(
+            f"Expected fewer samples than clips: {train} has {len(triples)}, {wanted} are to be moved. "
+            "Lower --num_samples; at least one clip must stay to train on."
+        )
+    names = choose(list(triples), wanted, seed)
+    if dry_run:
+        return names
+    parts = [
+        (path, val / folder / path.name) for n in names for folder, path in zip(FOLDERS.values(), triples[n].paths)
+    ]
+    plan = {"train": str(train), "val": str(val), "names": names, "files": [[str(a), str(b)] for a, b in parts]}
+    write_json(note, plan)
+    finish(note)
+    return names
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="trainer/split.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--num_samples", type=int, required=True, help="clips that --val_dir shall have in the end")
+    parser.add_argument("--train_dir", required=True, help="folder with original_videos/, edited_videos/, masks/")
+    parser.add_argument("--val_dir", required=True, help="folder to move to; made where it is missing")
+    parser.add_argument("--seed", type=int, default=42, help="of the choice (default: %(default)s)")
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be moved")
+    args = parser.parse_args(argv)
+    try:
+        names = split(args.train_dir, args.val_dir, args.num_samples, args.seed, args.dry_run)
+    except GenPropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{'would move' if args.dry_run else 'moved'} {len(names)} clips to {args.val_dir}", *names, sep="\n  ")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
