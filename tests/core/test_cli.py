@@ -82,9 +82,23 @@ def _bad_cases(tmp):
     }
 
 
-CASES = ("missing video", "truncated video", "video without frames", "one frame", "another aspect",
-         "adapters not safetensors", "adapters are a base", "base missing", "not an SVD folder", "adapters needed", "size",
-         "window", "steps", "half a truth", "output is a file")  # fmt: skip
+CASES = (
+    "missing video",
+    "truncated video",
+    "video without frames",
+    "one frame",
+    "another aspect",
+    "adapters not safetensors",
+    "adapters are a base",
+    "base missing",
+    "not an SVD folder",
+    "adapters needed",
+    "size",
+    "window",
+    "steps",
+    "half a truth",
+    "output is a file",
+)
 
 
 @pytest.mark.parametrize("name", CASES)
