@@ -1,0 +1,91 @@
+"""The mini's training stages: state that survives, and scores that can be stopped and go on."""
+
+import json
+
+import torch
+
+from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
+from trainer import evaluate
+from trainer.mini.stage import EMA, Stage, read_log
+
+
+def _stage(folder, seed=0):
+    torch.manual_seed(seed)
+    module = torch.nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
+    ema = EMA(module.parameters(), 0.9)
+    return module, optimizer, ema, Stage(folder, "toy", 10, {"module": module}, optimizer, ema)
+
+
+def _train(module, optimizer, ema, stage, steps):
+    for _ in range(steps):
+        x = torch.randn(4, 3, generator=torch.Generator().manual_seed(stage.step))
+        module(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        stage.step += 1
+        ema.update(stage.step)
+
+
+def test_a_stage_resumes_exactly_where_it_was(tmp_path):
+    straight = _stage(tmp_path / "straight")
+    _train(*straight, 6)
+    first = _stage(tmp_path / "halves")
+    _train(*first, 3)
+    first[3].save()
+    second = _stage(tmp_path / "halves", seed=1)
+    assert second[3].step == 3 and second[3].elapsed > 0
+    _train(*second, 3)
+    for a, b in zip(straight[0].parameters(), second[0].parameters()):
+        assert torch.equal(a, b)
+    for a, b in zip(straight[2].shadow, second[2].shadow):
+        assert torch.equal(a, b)
+    assert [p.name for p in (tmp_path / "halves").iterdir()] == ["toy.state.safetensors"]
+
+
+def test_learning_rate_follows_the_time_used(tmp_path):
+    _, optimizer, _, stage = _stage(tmp_path)
+    assert stage.learning_rate(1.0) == 0.0  # warm-up starts at 0
+    stage.step, stage.used = 1000, 5 * 60
+    assert abs(stage.learning_rate(1.0) - 0.51) < 1e-3 and optimizer.param_groups[0]["lr"] == stage.learning_rate(1.0)
+    stage.used = 11 * 60
+    assert stage.progress == 1.0 and abs(stage.learning_rate(1.0) - 0.02) < 1e-6
+
+
+def test_the_log_is_read_back(tmp_path):
+    _, _, _, stage = _stage(tmp_path)
+    stage.log(loss=0.5)
+    assert read_log(tmp_path, "toy")[0]["loss"] == 0.5
+
+
+def test_all_weights_together_are_small():
+    assert MINI_BASE.stat().st_size + MINI_ADAPTERS.stat().st_size < 24_000_000
+
+
+def test_evaluate_scores_held_out_clips_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch, capsys):
+    options = ["--steps", "2", "--controls", "1", "--json", str(tmp_path / "scores.json")]
+    real, calls = evaluate.evaluate_clip, []
+
+    def stopped(model, seed, *rest):
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        calls.append(seed)
+        return real(model, seed, *rest)
+
+    monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
+    try:
+        evaluate.main(["--clips", "2", *options])
+    except KeyboardInterrupt:
+        pass
+    assert (tmp_path / "scores.partial.jsonl").exists() and not (tmp_path / "scores.json").exists()
+    monkeypatch.setattr(evaluate, "evaluate_clip", lambda *a: calls.append(a[1]) or real(*a))
+    assert evaluate.main(["--clips", "2", *options]) == 0
+    assert len(calls) == 2 and calls[0] + 1 == calls[1]  # the first clip was not made again
+    report = json.loads((tmp_path / "scores.json").read_text())
+    assert report["clips"] == 2 and report["frames"] == 8 and report["size"] == [128, 128]
+    assert set(report["result"]) >= {"psnr", "ssim", "psnr_outside", "psnr_inside", "mask_iou", "removed", "spread"}
+    assert set(report["floors"]) == {"copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd"}
+    assert report["controls"]["clips"] == 1
+    assert report["floors"]["vae_round_trip"]["psnr"] > 27  # the difficulty is fixed: no worse VAE than this
+    assert not (tmp_path / "scores.partial.jsonl").exists()
+    assert "vae_round_trip" in capsys.readouterr().out
