@@ -17,3 +17,13 @@ def checkouts() -> list[Path]:
         return []
     siblings = sorted(p for p in first.parent.glob("ComfyUI-*") if p != first and environment.is_comfyui(p))
     return [first, *siblings]
+
+
+def server_module():
+    """scripts/comfyui_server.py, which is no part of a package."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        import comfyui_server
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return comfyui_server

@@ -421,7 +421,11 @@ def check_mask_hides_from_the_sce(pack):
     for how in ("black out", "blur"):
         hidden = encode(pack, mask=mask, hide=how).segments[0].condition
         assert not torch.equal(hidden.source, plain)
-        assert torch.allclose(hidden.source[..., 12:, 12:], plain[..., 12:, 12:], atol=1e-4)
+        pixels = source.movedim(-1, 1)
+        covered = pack.own("encoding").hide(pixels, mask[:, None], how)
+        assert torch.equal(covered[:, :, 64:], pixels[:, :, 64:]) and not torch.equal(covered, pixels)
+        spread = [(f[:, :, 32:64, 32:64]).std((2, 3)).mean() for f in (covered, pixels)]
+        assert spread[0] < 0.6 * spread[1]
         assert torch.equal(hidden.image_latents, condition(pack).segments[0].condition.image_latents)
     black = source * (1 - mask)[..., None]
     assert torch.equal(encode(pack, mask=mask).segments[0].condition.source,
@@ -470,7 +474,8 @@ def check_a_model_that_is_not_svd_is_refused(pack):
     config = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
               "channel_mult": [1, 2], "transformer_depth": [0, 0], "transformer_depth_middle": 0, "context_dim": 32,
               "transformer_depth_output": [0] * 4, "use_spatial_transformer": True, "legacy": False,
-              "adm_in_channels": None, "dtype": torch.float32, "use_temporal_attention": False, "use_temporal_resblock": False}  # fmt: skip
+              "adm_in_channels": None, "dtype": torch.float32, "use_temporal_attention": False,
+              "use_temporal_resblock": False}  # fmt: skip
     other = comfy.supported_models.SD15(config).get_model({}, "")
     patcher = comfy.model_patcher.ModelPatcher(other, torch.device("cpu"), torch.device("cpu"))
     for node in ("GenPropSampler", "GenPropApply"):

@@ -79,6 +79,6 @@ def write_files(folder):
 
 def base_unet(folder):
     """The UNet of the mini in `folder`."""
-    from genprop_core.mini import load_mini
+    from genprop_core.single_file import load_single_file
 
-    return load_mini(folder / "base.safetensors").unet
+    return load_single_file(folder / "base.safetensors").unet
