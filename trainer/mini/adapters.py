@@ -14,7 +14,8 @@ from .base import CHECK, make_condition, wait_for_pairs
 from .shape import new_unet
 from .stage import EMA, Stage
 
-PEAK_RATE = 7e-4
+PEAK_RATE = 1e-3
+NEW_LAYERS = 3.0  # injection layers and mask decoder start from nothing and learn faster than the copied weights
 BATCH = 4
 SETTINGS = StepSettings()
 GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth step takes it
@@ -54,7 +55,9 @@ def train(folder, minutes, seed=0, base_folder=None, **config):
     unet.eval().requires_grad_(False)
     adapters = GenPropAdapters.from_unet(unet, **config)
     trainable = adapters.trainable()
-    optimizer = torch.optim.AdamW(trainable, lr=PEAK_RATE, weight_decay=0.01)
+    copied = [p for p in adapters.sce.parameters() if p.requires_grad]
+    groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
+    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, weight_decay=0.01)
     ema = EMA(trainable, 0.999)
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)

@@ -38,7 +38,7 @@ class Stage:
         p = self.progress
         rate = peak * (min(1.0, self.step / 100) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * p))))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("scale", 1.0)
         return rate
 
     def log(self, **values):
