@@ -106,7 +106,7 @@ class GenPropControl(ControlBase):
         """The fused SCE, on the UNet's own first features of every branch."""
         module, base = self.adapters.patcher.model, self.model
         scaled = base.model_sampling.calculate_input(t, x_noisy)
-        dtype = base.get_dtype_inference()
+        dtype = base.manual_cast_dtype or base.get_dtype()
         picture = cond["c_concat"].to(scaled.device, scaled.dtype)
         first = base.diffusion_model.input_blocks[0][0](torch.cat([scaled, picture], dim=1).to(dtype))
         own = next(module.parameters()).dtype
