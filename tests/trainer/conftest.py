@@ -52,6 +52,11 @@ def small_clip(seed, frames=6) -> Clip:
 
 
 @pytest.fixture(scope="session")
+def make_base():
+    return save_base
+
+
+@pytest.fixture(scope="session")
 def base_file(tmp_path_factory):
     return save_base(tmp_path_factory.mktemp("base") / "base.safetensors")
 

@@ -1,0 +1,199 @@
+"""What users get wrong is said in one line that names the file and the remedy, before anything long begins."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from genprop_core.errors import GenPropError
+from genprop_core.video_io import read_video, write_video
+from trainer import arguments
+from trainer.dataset import FOLDERS, check_triple, find_triples, working_size
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    """A copy of the validation clips, to be broken."""
+    return shutil.copytree(data / "val", tmp_path / "data")
+
+
+def broken(folder, match, num_frames=4):
+    with pytest.raises(GenPropError, match=match) as error:
+        for triple in find_triples(folder):
+            check_triple(triple, num_frames)
+    assert "\n" not in str(error.value)
+
+
+def rewrite(path, change):
+    video = read_video(path)
+    write_video(path, change(video.frames), video.fps, lossless=True)
+
+
+def test_unequal_file_sets_are_all_listed(folder):
+    (folder / "masks" / "clip10.mp4").unlink()
+    (folder / "edited_videos" / "clip11.mp4").rename(folder / "edited_videos" / "other.mp4")
+    broken(folder, r"original_videos lacks other; edited_videos lacks clip11; masks lacks clip10, other\. Add what is")
+
+
+def test_missing_folder_and_twins(folder):
+    shutil.copy(folder / "masks" / "clip10.mp4", folder / "masks" / "clip10.mov")
+    broken(folder, r"one clip named clip10 in .*masks, got clip10.mov and clip10.mp4\. Remove or rename")
+    shutil.rmtree(folder / "masks")
+    broken(
+        folder,
+        r"Expected a folder .*masks, but there is none\. A data folder holds original_videos, edited_videos, masks",
+    )
+
+
+def test_unequal_frames_and_sizes(folder):
+    path = folder / "edited_videos" / "clip10.mp4"
+    rewrite(path, lambda frames: frames[:5])
+    broken(folder, r"Expected 6 frames in .*edited_videos.clip10\.mp4 like .*original_videos.*, got 5\. Cut them")
+    rewrite(path, lambda frames: torch.cat([frames, frames[:1]])[:, :48])
+    broken(folder, r"Expected .*edited_videos.clip10\.mp4 at 64x64 like .*, got 64x48\. Export them at one size")
+
+
+def test_truncated_short_empty_and_grey(folder):
+    path = folder / "original_videos" / "clip10.mp4"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    broken(folder, r"original_videos.clip10\.mp4 .*truncated")
+    path.write_bytes(whole)
+    broken(
+        folder, r"at least 9 frames \(--num_frames\), but .*original_videos.clip10\.mp4 has 6\. Lower --num_frames", 9
+    )
+    mask = folder / "masks" / "clip11.mp4"
+    rewrite(mask, lambda frames: frames // 255)
+    broken(folder, r"masks.clip11\.mp4 is empty throughout \(no pixel above 127\)\. Mark the edited region with 255")
+    rewrite(mask, lambda frames: torch.full_like(frames, 130))
+    broken(folder, r"masks.clip11\.mp4 is grey|100% of .*clip11\.mp4 is grey\. Export it as black and white")
+
+
+def test_a_lossy_mask_is_within_tolerance(folder):
+    """H.264 at the strongest compression moves values and blurs edges; the mask read back is still the same region."""
+    from trainer.dataset import read_window
+
+    triple = find_triples(folder)[0]
+    exact = read_window(triple, (64, 64))["mask"]
+    video = read_video(triple.mask)
+    write_video(triple.mask, video.frames, video.fps, crf=30)
+    check_triple(triple, 4)
+    lossy = read_window(triple, (64, 64))["mask"]
+    assert set(lossy.unique().tolist()) == {0.0, 1.0} and (lossy != exact).float().mean() < 0.02
+
+
+def test_tasks(folder):
+    (folder / "tasks.csv").write_text("name,task\nclip11.mp4,track\n")
+    assert [t.task for t in find_triples(folder)] == ["remove", "track"]
+    (folder / "tasks.csv").write_text("name,task\nclip12,track\n")
+    broken(folder, r"tasks\.csv names clips that are not in the folders: clip12\. Remove these rows")
+    (folder / "tasks.csv").write_text("name,task\nclip11,fly\n")
+    broken(folder, r"Expected the tasks remove, edit, track in .*tasks\.csv, got clip11: fly")
+    (folder / "tasks.csv").write_text("clip11,track\n")
+    broken(folder, r"Expected the columns name and task in .*tasks\.csv")
+
+
+def test_resolution(capsys):
+    for text in ("100", "64x20", "big"):
+        with pytest.raises(SystemExit):
+            arguments.build_parser().parse_args(["--resolution", text])
+    said = capsys.readouterr().err
+    assert "divisible by 8 (64 advised), got 100; try 128" in said and "WIDTHxHEIGHT in pixels, got big" in said
+    with pytest.raises(GenPropError, match=r"multiples of 64 for this base, got 1000x576\. Try 1024x576"):
+        working_size(1920, 1080, (1000, 576), 64)
+    assert working_size(1920, 1080, (576,), 64) == (576, 1024)
+    assert working_size(1080, 1920, (576,), 64) == (1024, 576)
+    assert working_size(1920, 1080, (1024, 576), 64) == (576, 1024)
+
+
+def test_settings(capsys, tmp_path, words):
+    with pytest.raises(SystemExit):
+        arguments.parse(["--train_data_dir", "x"])
+    assert "required: --val_data_dir, --output_dir, --val_out_dir" in capsys.readouterr().err
+    path = tmp_path / "bad.toml"
+    path.write_text("learning_rate = 1e-4\n")
+    with pytest.raises(GenPropError, match=r"got learning_rate\. --help lists them"):
+        arguments.parse(["--config", str(path), *words()])
+    path.write_text("gradient_checkpointing = 1\n")
+    with pytest.raises(GenPropError, match=r"Expected true or false for gradient_checkpointing"):
+        arguments.parse(["--config", str(path), *words()])
+
+
+def test_help_groups_every_setting(capsys):
+    with pytest.raises(SystemExit):
+        arguments.parse(["--help"])
+    said = capsys.readouterr().out
+    for group in ("data", "model", "optimisation", "loss and noise", "validation", "saving and resuming", "logging"):
+        assert f"\n{group}" in said
+    assert all(a.help for a in arguments.build_parser()._actions)
+
+
+def test_batches_of_unequal_sizes_are_refused(train, data, tmp_path):
+    mixed = shutil.copytree(data / "train", tmp_path / "mixed")
+    for sub in FOLDERS.values():
+        rewrite(mixed / sub / "clip1.mp4", lambda frames: torch.cat([frames, frames], dim=2))
+    with pytest.raises(
+        GenPropError, match=r"one size for --batch_size 2, but clip0 is 64x64, clip1 is 128x64\. Give --res"
+    ):
+        train(train_data_dir=mixed, batch_size=2)
+
+
+def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
+    train(max_steps=1)
+    with pytest.raises(GenPropError, match=r"already holds a run \(step_00000001\)\. Continue it by --resume_from_ch"):
+        train(max_steps=2)
+    with pytest.raises(
+        GenPropError, match=r"Expected a checkpoint folder \(with state\.json\) at .*nowhere, but there"
+    ):
+        train(resume_from_checkpoint=tmp_path / "nowhere")
+    with pytest.raises(
+        GenPropError, match=r"lr was 0\.001, now 0\.5; seed was 42, now 7\. Give the same settings, or --res"
+    ):
+        train(resume_from_checkpoint="latest", lr=0.5, seed=7)
+    with pytest.raises(GenPropError, match=r"num_blocks was 2, now 1\. Choose another checkpoint"):
+        train(resume_from_checkpoint="latest", num_blocks=1, reset_optimizer=True)
+
+
+def test_a_cache_of_another_base_and_a_changed_clip(train, tmp_path, data, make_base):
+    cache, changed = tmp_path / "cache", shutil.copytree(data / "train", tmp_path / "train")
+    train(cache_dir=cache, max_steps=1, train_data_dir=changed, output_dir=tmp_path / "a")
+    before = {p.name for p in cache.glob("*.safetensors")}
+    rewrite(changed / "original_videos" / "clip1.mp4", lambda frames: 255 - frames)
+    train(cache_dir=cache, max_steps=1, train_data_dir=changed, output_dir=tmp_path / "b")
+    assert len({p.name for p in cache.glob("*.safetensors")} - before) == 1
+    other = make_base(tmp_path / "other.safetensors", seed=9)
+    with pytest.raises(
+        GenPropError, match=r"cache .* was made with another base .*Choose another --cache_dir, or delete"
+    ):
+        train(cache_dir=cache, base=other, output_dir=tmp_path / "c")
+
+
+def test_a_tracker_that_is_not_installed(train, monkeypatch):
+    import importlib.util
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
+    with pytest.raises(GenPropError, match=r"wandb to be installed for --tracker wandb\. Run: pip install wandb"):
+        train(tracker="wandb")
+
+
+def test_an_empty_window_is_allowed_and_counted(train, data, tmp_path):
+    from trainer.logs import read_log
+
+    late = shutil.copytree(data / "val", tmp_path / "late")
+    for name in ("clip10", "clip11"):
+        rewrite(late / "masks" / f"{name}.mp4",
+                lambda frames: torch.cat([torch.zeros_like(frames[:5]), torch.full_like(frames[:1], 255)]))  # fmt: skip
+    train(train_data_dir=late, max_steps=6)
+    rows = read_log(tmp_path / "out" / "log.jsonl")
+    empty = [row for row in rows if row["without_mask"] == 1]
+    assert 0 < len(empty) < len(rows) and all(row["L_mask"] == 0 and np.isfinite(row["L_total"]) for row in empty)
+
+
+def test_errors_are_one_line_and_an_exit_code(words, tmp_path, capsys):
+    from trainer.train import main
+
+    assert main(words(train_data_dir=tmp_path / "none")) == 2
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(said) == 1 and "Expected a folder" in said[0]

@@ -1,0 +1,129 @@
+"""Synthetic pairs: what each recipe changes and what it leaves alone; the same pairs whatever the workers."""
+
+import numpy as np
+import pytest
+import torch
+
+from genprop_core.errors import GenPropError
+from genprop_core.video_io import read_video, write_image, write_video
+from trainer import make_pairs as module
+from trainer.dataset import check_triple, find_triples
+from trainer.instances import find_clips
+from trainer.recipes import GROW, Placement, color_fill, copy_and_paste, mask_and_fill
+
+
+def scene(frames=5, height=60, width=80, level=100, seed=0):
+    """Noise frames, and a square of 20 x 20 px that moves by 2 px a frame."""
+    rng = np.random.default_rng(seed)
+    picture = rng.integers(level - 20, level + 20, (frames, height, width, 3)).astype(np.uint8)
+    mask = np.zeros((frames, height, width), bool)
+    for t in range(frames):
+        mask[t, 20:40, 10 + 2 * t : 30 + 2 * t] = True
+    return picture, mask
+
+
+def test_copy_and_paste_leaves_the_target_and_everything_outside_the_mask():
+    under, _ = scene(level=100)
+    objects, masks = scene(level=220, seed=1)
+    kept = under.copy()
+    edit = copy_and_paste(under, objects, masks, Placement(1 / 3, (0.5, 0.5)))
+    assert np.array_equal(edit.target, kept) and np.array_equal(under, kept)
+    assert edit.source[edit.mask].mean() > 180
+    far = ~np.stack([__import__("cv2").dilate(m.astype(np.uint8), np.ones((9, 9))) for m in edit.mask]).astype(bool)
+    assert np.array_equal(edit.source[far], kept[far])
+    columns = [np.flatnonzero(m.any(0)).mean() for m in edit.mask]  # height 1/3 of 60 px: scale 1, the motion stays
+    assert np.diff(columns) == pytest.approx([2] * 4, abs=0.6) and np.mean(columns) == pytest.approx(40, abs=1.5)
+    mirrored = copy_and_paste(under, objects, masks, Placement(1 / 3, (0.5, 0.5), mirrored=True))
+    assert np.diff([np.flatnonzero(m.any(0)).mean() for m in mirrored.mask]) == pytest.approx([-2] * 4, abs=0.6)
+
+
+def test_a_pasted_shadow_darkens_and_belongs_to_the_mask():
+    under, _ = scene(level=150)
+    objects, masks = scene(level=220, seed=1)
+    plain = copy_and_paste(under, objects, masks, Placement(1 / 3, (0.4, 0.5)))
+    shaded = copy_and_paste(under, objects, masks, Placement(1 / 3, (0.4, 0.5), shadow=0.5, light=(0.8, 0.3)))
+    only = shaded.mask & ~plain.mask
+    assert only.sum() > 500 and shaded.source[only].mean() < 0.8 * under[only].mean()
+
+
+@pytest.mark.parametrize("how", ["mean", "telea"])
+def test_mask_and_fill(how):
+    frames, masks = scene()
+    frames[masks] = 255
+    edit = mask_and_fill(frames, masks, how)
+    assert np.array_equal(edit.target, frames)
+    for t in range(5):
+        expected = np.zeros((60, 80), bool)
+        expected[20 - GROW : 40 + GROW, 10 + 2 * t - GROW : 30 + 2 * t + GROW] = True
+        assert np.array_equal(edit.mask[t], expected)
+        assert np.array_equal(edit.source[t][~expected], frames[t][~expected])
+        assert edit.source[t][expected].max() < 200  # nothing of the object is left
+    if how == "mean":
+        assert len(np.unique(edit.source[0][edit.mask[0]], axis=0)) == 1
+
+
+def test_color_fill():
+    frames, masks = scene()
+    edit = color_fill(frames, masks)
+    assert np.array_equal(edit.source, frames) and np.array_equal(edit.mask, masks)
+    assert (edit.target[masks] == (255, 0, 0)).all() and np.array_equal(edit.target[~masks], frames[~masks])
+
+
+def test_shares_are_the_papers():
+    names = [module.recipe_of(i, 3) for i in range(4000)]
+    for recipe, share in (("paste", 0.5), ("fill", 0.375), ("color", 0.125)):
+        assert names.count(recipe) / 4000 == pytest.approx(share, abs=0.03)
+
+
+@pytest.fixture
+def videos(tmp_path):
+    for index in range(2):
+        picture, mask = scene(8, seed=index, level=90 + 60 * index)
+        write_video(tmp_path / "videos" / f"v{index}.mp4", picture, 24)
+        shown = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
+        write_video(tmp_path / "videos" / f"v{index}_mask.mp4", shown, 24)
+    write_video(tmp_path / "videos" / "background.mp4", scene(9, seed=5)[0], 24)
+    return tmp_path / "videos"
+
+
+SETTINGS = module.PairSettings(seed=1, num_frames=5, short_side=None, shadow=0.5)
+
+
+def test_the_same_pairs_for_any_workers_resumed_and_ready_for_training(videos, tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    module.make_pairs(videos, one, 6, SETTINGS)
+    triples = find_triples(one)
+    assert len(triples) == 6 and {t.task for t in triples} <= {"remove", "edit", "track"}
+    assert all(check_triple(t, 5).frames == 5 for t in triples)
+    # another machine's share first, then a worker process for the rest, two of which were lost in between
+    module.make_pairs(videos, two, 6, SETTINGS, share=(1, 2))
+    (two / "masks" / f"{module.pair_name(3, 1)}.mp4").unlink()
+    done = []
+    module.make_pairs(videos, two, 6, SETTINGS, workers=1, progress=lambda *p: done.append(p))
+    assert done == [(i, 4) for i in range(1, 5)]
+    for a, b in zip(triples, find_triples(two), strict=True):
+        assert a.name == b.name and a.task == b.task
+        for x, y in zip(a.paths, b.paths):
+            assert torch.equal(read_video(x).frames, read_video(y).frames)
+
+
+def test_davis_layout_with_several_objects(tmp_path):
+    picture, mask = scene(3)
+    for t in range(3):
+        write_image(tmp_path / "JPEGImages" / "480p" / "dog" / f"{t:05d}.jpg", picture[t])
+        label = np.zeros((60, 80, 3), np.uint8)
+        label[mask[t]] = (128, 0, 0)
+        label[50:, 60:] = (0, 128, 0)
+        write_image(tmp_path / "Annotations" / "480p" / "dog" / f"{t:05d}.png", label)
+    (clip,) = find_clips(tmp_path)
+    labels = clip.read_instances(0, 3, None)
+    assert len(np.unique(labels)) == 3 and np.array_equal(labels == 128 * 65536, mask)
+    assert clip.read(0, 2, 30).shape == (2, 30, 40, 3) and clip.read_instances(0, 2, 30).shape == (2, 30, 40)
+
+
+def test_bad_input(videos, tmp_path):
+    with pytest.raises(GenPropError, match=r"at least 20 frames \(--num_frames\).*longest has 8\. Lower"):
+        module.make_pairs(videos, tmp_path / "x", 1, module.PairSettings(1, 20, None, 0.5))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(GenPropError, match=r"Expected JPEGImages/ and Annotations/, or NAME\.mp4"):
+        find_clips(tmp_path / "empty")

@@ -1,0 +1,182 @@
+"""Makes training pairs from videos with instance masks, by the paper's synthetic recipes.
+
+    python trainer/make_pairs.py --videos DIR --out DIR --num_pairs 1000
+    accelerate launch trainer/make_pairs.py ...      (many machines on one shared folder)
+
+Copy-and-paste 0.5, mask-and-fill 0.375, color-fill 0.125. A pair depends on the seed, its number and the videos alone,
+so the number of workers changes nothing, and a run that was stopped goes on where it was.
+"""
+
+import argparse
+import csv
+import random
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+if __name__ == "__main__":  # run by its path: the repository's root is not on sys.path then
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from genprop_core.errors import GenPropError
+from genprop_core.files import atomic
+from genprop_core.video_io import write_video
+from trainer.dataset import FOLDERS
+from trainer.instances import Clip, find_clips
+from trainer.logs import Live
+from trainer.recipes import COLOURS, Edit, Placement, color_fill, copy_and_paste, mask_and_fill
+from trainer.samples import derive
+
+SHARES = {"paste": 0.5, "fill": 0.375, "color": 0.125}
+TASK = {"paste": "remove", "fill": "edit", "color": "track"}  # the task an edit stands for
+TELEA_SHARE = 1 / 3  # of the fills; the rest take the mean colour
+LEAST_AREA = 0.005  # of the picture, for an object to be worth an edit
+ATTEMPTS = 30
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """num_frames: of every pair; short_side: pixels, None keeps the clips' size; shadow: share of pasted objects."""
+
+    seed: int
+    num_frames: int
+    short_side: int | None
+    shadow: float
+
+
+def recipe_of(index: int, seed: int) -> str:
+    return random.Random(derive(seed, "recipe", index)).choices(list(SHARES), list(SHARES.values()))[0]
+
+
+def pair_name(index: int, seed: int) -> str:
+    return f"pair_{index:06d}_{recipe_of(index, seed)}"
+
+
+def draw_object(clips: list[Clip], rng: random.Random, settings: PairSettings):
+    """A clip with masks, its first frame, and one object's mask there: bool [T,H,W], large enough in every frame."""
+    masked = [c for c in clips if c.mask is not None and c.frames >= settings.num_frames]
+    for _ in range(ATTEMPTS):
+        clip = rng.choice(masked)
+        start = rng.randint(0, clip.frames - settings.num_frames)
+        labels = clip.read_instances(start, start + settings.num_frames, settings.short_side)
+        found = [int(v) for v in np.unique(labels[0]) if v]
+        if not found:
+            continue
+        mask = labels == rng.choice(found)
+        if mask.mean((1, 2)).min() >= LEAST_AREA and mask.mean((1, 2)).max() < 0.6:
+            return clip, start, mask
+    raise GenPropError(
+        f"Found no object that covers {LEAST_AREA:.1%} of {settings.num_frames} frames in a row, in {ATTEMPTS} tries. "
+        "Lower --num_frames, or give clips with larger objects."
+    )
+
+
+def make_pair(index: int, clips: list[Clip], settings: PairSettings) -> tuple[Edit, Clip]:
+    """The pair of this number, and the clip that its target shows."""
+    rng = random.Random(derive(settings.seed, "pair", index))
+    recipe, count = recipe_of(index, settings.seed), settings.num_frames
+    clip, start, mask = draw_object(clips, rng, settings)
+    frames = clip.read(start, start + count, settings.short_side)
+    if recipe == "fill":
+        return mask_and_fill(frames, mask, "telea" if rng.random() < TELEA_SHARE else "mean"), clip
+    if recipe == "color":
+        colour = "red" if rng.random() < 0.5 else rng.choice(list(COLOURS))
+        return color_fill(frames, mask, COLOURS[colour]), clip
+    others = [c for c in clips if c.name != clip.name and c.frames >= count] or [clip]
+    under = rng.choice(others)
+    first = rng.randint(0, under.frames - count)
+    place = Placement(
+        rng.uniform(0.2, 0.6), (rng.uniform(0.25, 0.75), rng.uniform(0.35, 0.75)), rng.random() < 0.5,
+        rng.uniform(0.3, 0.6) if rng.random() < settings.shadow else 0.0,
+        (rng.uniform(-0.4, 0.4), rng.uniform(0.0, 0.2)),
+    )  # fmt: skip
+    return copy_and_paste(under.read(first, first + count, settings.short_side), frames, mask, place), under
+
+
+def write_pair(index: int, clips: list[Clip], settings: PairSettings, out: Path):
+    """Writes a pair's three videos; those that are there stay."""
+    name = pair_name(index, settings.seed)
+    edit, clip = make_pair(index, clips, settings)
+    mask = np.repeat(edit.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
+    for part, frames in (("mask", mask), ("target", edit.target), ("source", edit.source)):
+        path = out / FOLDERS[part] / f"{name}.mp4"
+        if not path.exists():
+            write_video(path, frames, clip.fps, crf=8)
+
+
+def is_done(index: int, seed: int, out: Path) -> bool:
+    return all((out / folder / f"{pair_name(index, seed)}.mp4").exists() for folder in FOLDERS.values())
+
+
+def write_tasks(out: Path, names: list[str]):
+    with atomic(out / "tasks.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("name", "task"), *((n, TASK[n.rsplit("_", 1)[1]]) for n in names)])
+
+
+def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, share=(0, 1), progress=None):
+    """Makes the pairs 0..num_pairs that are not there yet. share: (process, processes) of a distributed run.
+
+    Raises GenPropError when the videos do not serve.
+    """
+    out, clips = Path(out), find_clips(videos)
+    if not any(c.mask is not None and c.frames >= settings.num_frames for c in clips):
+        longest = max(c.frames for c in clips if c.mask is not None)
+        raise GenPropError(
+            f"Expected clips with masks of at least {settings.num_frames} frames (--num_frames) in {videos}, "
+            f"the longest has {longest}. Lower --num_frames."
+        )
+    missing = [i for i in range(num_pairs)[share[0] :: share[1]] if not is_done(i, settings.seed, out)]
+    if workers:
+        # spawn: OpenCV's and PyAV's threads do not survive a fork
+        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+            waiting = [pool.submit(write_pair, i, clips, settings, out) for i in missing]
+            for done, future in enumerate(as_completed(waiting), 1):
+                try:
+                    future.result()
+                except BaseException:
+                    pool.shutdown(cancel_futures=True)
+                    raise
+                if progress is not None:
+                    progress(done, len(missing))
+    else:
+        for done, index in enumerate(missing, 1):
+            write_pair(index, clips, settings, out)
+            if progress is not None:
+                progress(done, len(missing))
+    if share[0] == 0:
+        write_tasks(out, [pair_name(i, settings.seed) for i in range(num_pairs)])
+
+
+def main(argv=None) -> int:
+    parser = argparse.ArgumentParser(prog="trainer/make_pairs.py", description=__doc__.splitlines()[0])
+    parser.add_argument("--videos", required=True, help="JPEGImages/ + Annotations/, or NAME.mp4 + NAME_mask.mp4")
+    parser.add_argument("--out", required=True, help="data folder to write; pairs that are there are kept")
+    parser.add_argument("--num_pairs", type=int, default=1000, help="pairs in all (default: %(default)s)")
+    parser.add_argument("--num_frames", type=int, default=16, help="frames of every pair (default: %(default)s)")
+    parser.add_argument("--short_side", type=int, default=576, help="pixels; 0 keeps the size (default: %(default)s)")
+    parser.add_argument("--shadow", type=float, default=0.5, help="share of pasted objects with a soft shadow, 0 to 1")
+    parser.add_argument("--num_workers", type=int, default=0, help="processes beside this one (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
+    args = parser.parse_args(argv)
+    settings = PairSettings(args.seed, args.num_frames, args.short_side or None, args.shadow)
+    try:
+        from accelerate import PartialState
+
+        state = PartialState()
+        progress = Live(state.is_main_process).counter("pairs")
+        share = (state.process_index, state.num_processes)
+        make_pairs(args.videos, args.out, args.num_pairs, settings, args.num_workers, share, progress)
+    except GenPropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped: the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

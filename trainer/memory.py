@@ -1,0 +1,112 @@
+"""Where a training step's memory goes: `--dry_run`'s table, from sizes alone, without a forward pass on real data."""
+
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.attach import attach
+from genprop_core.conditioning import Condition
+
+from . import gradient_checkpointing
+from .dataset import working_size
+from .step import StepSettings, loss_terms
+
+GIB = 2**30
+
+
+def parameter_bytes(*modules) -> int:
+    return sum(p.numel() * p.element_size() for m in modules for p in m.parameters())
+
+
+@contextmanager
+def saved_bytes(*modules):
+    """Counts the bytes that autograd keeps for the backward pass, each storage once, the modules' weights left out.
+
+    Yields an object whose `bytes` is the count when the block has ended.
+    """
+    known = {p.untyped_storage()._cdata for m in modules for p in m.parameters()}
+    seen, counter = {}, SimpleNamespace(bytes=0)
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage._cdata not in known:
+            seen[storage._cdata] = storage  # kept alive, so that no later storage takes its place
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        yield counter
+    counter.bytes = sum(s.nbytes() for s in seen.values())
+
+
+class _LeanAttention(torch.autograd.Function):
+    """What a memory-efficient attention kernel keeps: its three inputs and its output. For sizes only."""
+
+    @staticmethod
+    def forward(ctx, query, key, value):
+        out = query.new_empty(*query.shape[:-1], value.shape[-1])
+        ctx.save_for_backward(query, key, value, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        raise NotImplementedError("sizes only")
+
+
+def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
+    """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device."""
+    unet, adapters = (m.to("meta", dtype) for m in (unet, adapters))
+    h, w, frames = size[0] // 8, size[1] // 8, num_frames
+
+    def empty(*shape, kind=dtype):
+        return torch.empty(shape, device="meta", dtype=kind)
+
+    latents = (batch, frames, 4, h, w)
+    condition = Condition(
+        empty(*latents), empty(batch, 1, adapters.config.base.cross_attention_dim), empty(batch, 3),
+        empty(batch, kind=torch.long), empty(*latents), empty(*latents),
+    )  # fmt: skip
+    random = {"noise": empty(*latents), "perturbation": empty(*latents), "sigma": empty(batch),
+              "drop": empty(batch, kind=torch.bool)}  # fmt: skip
+    parts = gradient_checkpointing.enable(unet, adapters.sce) if checkpointing else []
+    attention = F.scaled_dot_product_attention
+    F.scaled_dot_product_attention = lambda q, k, v, *a, **kw: _LeanAttention.apply(q, k, v)
+    try:
+        with attach(unet, adapters.config.num_blocks) as taps, saved_bytes(unet, adapters) as counter:
+            mask = empty(batch, frames, 1, h, w)
+            loss_terms(unet, taps, adapters, condition, empty(*latents), mask, random, StepSettings())
+    finally:
+        F.scaled_dot_product_attention = attention
+        gradient_checkpointing.disable(parts)
+    return counter.bytes
+
+
+def table(base, adapters: GenPropAdapters, args) -> str:
+    """Markdown: parameters, gradients, optimiser, averages and activations in GiB, for these settings."""
+    size = working_size(base.defaults.width, base.defaults.height, args.resolution, base.size_multiple)
+    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
+    total = sum(p.numel() for m in (base.unet, base.vae, base.image_encoder, adapters) for p in m.parameters())
+    trainable = sum(p.numel() for p in adapters.trainable())
+    unet = sum(p.numel() for p in base.unet.parameters()) * torch.finfo(dtype).bits // 8
+    weights = parameter_bytes(adapters)
+    activations = {
+        name: activation_bytes(base.unet, adapters, size, args.num_frames, args.batch_size, dtype, on)
+        for name, on in (("plain", False), ("checkpointed", True))
+    }
+    used = activations["checkpointed" if args.gradient_checkpointing else "plain"]
+    rows = [
+        ("UNet, frozen", unet), ("adapters, fp32", weights), ("gradients", 4 * trainable),
+        ("AdamW moments", 8 * trainable), ("averaged weights (EMA)", 4 * trainable),
+        ("activations", activations["plain"]), ("activations, --gradient_checkpointing", activations["checkpointed"]),
+        ("sum with these settings", unet + weights + 16 * trainable + used),
+    ]  # fmt: skip
+    head = (
+        f"{args.num_frames} frames of {size[1]}x{size[0]}, batch {args.batch_size}, {args.mixed_precision}: "
+        f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters are trained"
+    )
+    lines = [head, "", "| what | GiB |", "|---|---|", *(f"| {name} | {size / GIB:.3f} |" for name, size in rows)]
+    return "\n".join(
+        [*lines, "", "Activations are counted without running them; kernels' scratch memory comes on top."]
+    )
