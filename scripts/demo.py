@@ -83,7 +83,7 @@ def body(arguments):
     python = prepare(*plain())
     passed_on = command(arguments)
     out = Path(given(passed_on, "--out"))
-    say("Carrying the edit through the clip ...")
+    say("Carrying the edit through the clip (the sample takes about half a minute on an idle CPU) ...")
     # In the user's own folder, so that paths in the arguments mean what they say; PYTHONPATH finds genprop_core.
     code = run([python, "-m", "genprop_core", "propagate"] + passed_on, PYTHONPATH=ROOT)
     if code:
