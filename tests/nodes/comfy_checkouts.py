@@ -1,6 +1,10 @@
-"""Which ComfyUI checkouts the node tests run on."""
+"""Which ComfyUI checkouts the node tests run on, and with which Python."""
+import re
+import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent / "scripts"
 
@@ -27,3 +31,20 @@ def server_module():
     finally:
         sys.path.remove(str(SCRIPTS))
     return comfyui_server
+
+
+def python_of(checkout) -> str:
+    """The Python for a server of this checkout: of the folder NAME.venv beside it, where there is one, else ours.
+
+    Skips the test when that Python has another editor than the checkout's requirements name: it would not start.
+    """
+    own = checkout.parent / f"{checkout.name}.venv" / "bin" / "python"
+    python = str(own) if own.is_file() else sys.executable
+    wanted = (checkout / "requirements.txt").read_text(encoding="utf-8")
+    for name, version in re.findall(r"^(comfyui-[\w-]+)==(\S+)", wanted, re.MULTILINE):
+        code = f"import importlib.metadata as m; print(m.version({name!r}))"
+        done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+        if done.stdout.strip() != version:
+            pytest.skip(f"{checkout.name} wants {name} {version}, {python} has {done.stdout.strip() or 'none'}. "
+                        f"Install its requirements in {own.parent.parent}.")  # fmt: skip
+    return python

@@ -14,7 +14,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.append(str(HERE))
-from comfy_checkouts import checkouts, server_module  # noqa: E402
+from comfy_checkouts import checkouts, python_of, server_module  # noqa: E402
 from test_server import WORKFLOWS, prepare  # noqa: E402
 
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
@@ -27,7 +27,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 def server(request, tmp_path_factory):
     base = tmp_path_factory.mktemp("base")
     prepare(base)
-    with server_module().Server(request.param, base, "--cpu") as running:
+    with server_module().Server(request.param, base, "--cpu", python=python_of(request.param)) as running:
         yield running
 
 

@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 sys.path.append(str(HERE))
 import random_mini  # noqa: E402
-from comfy_checkouts import checkouts, server_module  # noqa: E402
+from comfy_checkouts import checkouts, python_of, server_module  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
 WORKFLOWS = sorted(p.stem for p in (ROOT / "workflows").glob("*.json"))
@@ -24,7 +24,7 @@ def server(request, tmp_path_factory):
     """A running server with a copy of the pack whose assets are there (random ones, where none are trained)."""
     base = tmp_path_factory.mktemp("base")
     prepare(base)
-    with server_module().Server(request.param, base, "--cpu") as running:
+    with server_module().Server(request.param, base, "--cpu", python=python_of(request.param)) as running:
         yield running
 
 
@@ -165,7 +165,7 @@ def test_memory_stays_flat_over_thirty_runs(checkout, tmp_path):
     import psutil
 
     prepare(tmp_path)
-    with server_module().Server(checkout, tmp_path, "--cpu", "--cache-none") as running:
+    with server_module().Server(checkout, tmp_path, "--cpu", "--cache-none", python=python_of(checkout)) as running:
         process, sizes = psutil.Process(running.process.pid), []
         for seed in range(35):
             run(running, prompt_of(running, "object_removal_mini", seed=seed, steps=1))
