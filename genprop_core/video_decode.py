@@ -78,7 +78,9 @@ def decode(path):
             raise GenPropError(f"Expected at least 2 frames, but {path} has none (no video track). "
                                "Give a video; if it should be one, it is truncated: copy or export it again.")
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        # Never frame threads ("AUTO"): they decode ahead, and one that reports damage while Python frees the decoder
+        # waits for Python for ever.
+        stream.thread_type = "SLICE"
         tally = _Tally()
         try:
             for packet in container.demux(stream):
