@@ -42,7 +42,8 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     if codec not in av.codecs_available:
         raise GenPropError(f"Expected a PyAV with the {codec} encoder, but this one has none. "
                            "Install the one from PyPI: pip install av.")
-    options = {"qp": "0"} if lossless else {"crf": str(crf)}
+    # x264's mbtree lets the same frames come out differently from one run to the next
+    options = {"qp": "0"} if lossless else {"crf": str(crf), "mbtree": "0"}
     try:
         with atomic(path) as temporary, _open_output(temporary) as output:
             return _encode(output, frames, fps, codec, options, audio_from)

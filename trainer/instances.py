@@ -47,6 +47,7 @@ class Clip:
 
 
 def even_size(height: int, width: int, short_side: int | None) -> tuple[int, int]:
+    """The size, made smaller to `short_side` where it is larger, both sides even as H.264 wants them."""
     scale = 1.0 if short_side is None else min(1.0, short_side / min(height, width))
     return max(2, int(height * scale) // 2 * 2), max(2, int(width * scale) // 2 * 2)
 

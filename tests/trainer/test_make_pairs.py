@@ -78,11 +78,11 @@ def test_shares_are_the_papers():
 @pytest.fixture
 def videos(tmp_path):
     for index in range(2):
-        picture, mask = scene(8, seed=index, level=90 + 60 * index)
+        picture, mask = scene(8, height=64, seed=index, level=90 + 60 * index)
         write_video(tmp_path / "videos" / f"v{index}.mp4", picture, 24)
         shown = np.repeat(mask[..., None].astype(np.uint8) * 255, 3, -1)
         write_video(tmp_path / "videos" / f"v{index}_mask.mp4", shown, 24)
-    write_video(tmp_path / "videos" / "background.mp4", scene(9, seed=5)[0], 24)
+    write_video(tmp_path / "videos" / "background.mp4", scene(9, height=70, seed=5)[0], 24)
     return tmp_path / "videos"
 
 
@@ -108,17 +108,17 @@ def test_the_same_pairs_for_any_workers_resumed_and_ready_for_training(videos, t
 
 
 def test_davis_layout_with_several_objects(tmp_path):
-    picture, mask = scene(3)
+    picture, mask = scene(3, height=64)
     for t in range(3):
         write_image(tmp_path / "JPEGImages" / "480p" / "dog" / f"{t:05d}.jpg", picture[t])
-        label = np.zeros((60, 80, 3), np.uint8)
+        label = np.zeros((64, 80, 3), np.uint8)
         label[mask[t]] = (128, 0, 0)
         label[50:, 60:] = (0, 128, 0)
         write_image(tmp_path / "Annotations" / "480p" / "dog" / f"{t:05d}.png", label)
     (clip,) = find_clips(tmp_path)
     labels = clip.read_instances(0, 3, None)
     assert len(np.unique(labels)) == 3 and np.array_equal(labels == 128 * 65536, mask)
-    assert clip.read(0, 2, 30).shape == (2, 30, 40, 3) and clip.read_instances(0, 2, 30).shape == (2, 30, 40)
+    assert clip.read(0, 2, 33).shape == (2, 32, 40, 3) and clip.read_instances(0, 2, 33).shape == (2, 32, 40)
 
 
 def test_bad_input(videos, tmp_path):
