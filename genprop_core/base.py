@@ -7,6 +7,7 @@ import torch
 
 from .assets import MINI_ADAPTERS, MINI_BASE
 from .checkpoint import Fingerprint
+from .components import Components
 from .config import BaseShape
 from .errors import GenPropError
 
@@ -20,6 +21,18 @@ class Defaults:
     height: int = 576
     fps: int = 7
     motion_bucket: int = 127
+
+    @classmethod
+    def of(cls, parts: Components) -> "Defaults":
+        """What the base's file or folder says about itself: how many frames, and the picture size it was trained at.
+
+        SVD 1.1 was fine-tuned at 6 frames per second and motion bucket 127 alone. SVD's own sample_size, 96 latent
+        pixels, is the area of 1024x576; another one is taken for a square.
+        """
+        side = 8 * (parts.unet.config.sample_size or 96)
+        size = {} if side**2 == cls.width * cls.height else {"width": side, "height": side}
+        fps = 6 if parts.version == "svd_xt_1_1" else cls.fps
+        return cls(num_frames=parts.num_frames or cls.num_frames, fps=fps, **size)
 
 
 @dataclass(frozen=True)
@@ -40,16 +53,14 @@ class Base:
     def fingerprint(self) -> Fingerprint:
         return Fingerprint.of_unet(self.unet)
 
-    def to(self, device) -> "Base":
-        return replace(self, **{p: getattr(self, p).to(device) for p in ("unet", "vae", "image_encoder")})
-
-
-_MINI = Defaults(num_frames=8, width=128, height=128)
+    def parts(self) -> tuple[torch.nn.Module, ...]:
+        return self.unet, self.vae, self.image_encoder
 
 
 def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base:
     """spec: "mini", a diffusers SVD folder, or a .safetensors file. vae: another VAE file (TAESD) to use instead.
 
+    dtype: float32, bfloat16 or float16; with float16 the encoder of SVD's VAE stays in float32, as its config asks.
     Raises GenPropError when the path is missing or is not an SVD base.
     """
     path = MINI_BASE if str(spec) == "mini" else Path(spec)
@@ -58,17 +69,9 @@ def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base
 
         parts = load_diffusers_folder(path, dtype)
     elif path.is_file():
-        from .files import open_tensors
-        from .mini import FORMAT, load_mini
+        from .single_file import load_single_file
 
-        with open_tensors(path) as file:
-            is_mini = (file.metadata() or {}).get("format") == FORMAT
-        if is_mini:
-            parts = load_mini(path, dtype)
-        else:
-            from .single_file import load_single_file
-
-            parts = load_single_file(path, dtype)
+        parts = load_single_file(path, dtype)
     else:
         raise GenPropError(
             f"Expected a base at {path}: mini, a diffusers SVD folder or a .safetensors file. There is none."
@@ -78,10 +81,9 @@ def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base
 
         parts = replace(parts, vae=load_vae(vae, dtype))
     BaseShape.from_unet(parts.unet)
-    defaults = _MINI if parts.version == "mini" else Defaults(num_frames=parts.num_frames or 14)
-    if parts.version == "svd_xt_1_1":
-        defaults = replace(defaults, fps=6)  # SVD 1.1 was fine-tuned at 6 fps, bucket 127
-    return Base(str(spec), parts.unet.eval(), parts.vae.eval(), parts.image_encoder.eval(), defaults)
+    if dtype == torch.float16 and parts.vae.config.get("force_upcast"):
+        parts.vae.encoder.float(), parts.vae.quant_conv.float()  # SVD's encoder overflows in fp16, its decoder does not
+    return Base(str(spec), parts.unet.eval(), parts.vae.eval(), parts.image_encoder.eval(), Defaults.of(parts))
 
 
 def default_adapters(spec) -> Path | None:

@@ -26,6 +26,11 @@ def _propagate_arguments(parser):
     model.add_argument("--vae", help="another VAE file to use instead of the base's (TAESD)")
     model.add_argument("--dtype", choices=DTYPES, default="fp32", help="precision (default: %(default)s)")
     model.add_argument(
+        "--offload",
+        action="store_true",
+        help="keep parts that are idle in the CPU's memory: less memory on the device, a little slower",
+    )
+    model.add_argument(
         "--device", default=None, help="torch device (default: the accelerator if there is one, else cpu)"
     )
     run = parser.add_argument_group("sampling")
@@ -42,7 +47,13 @@ def _propagate_arguments(parser):
     run.add_argument("--fps", type=float, help="frame rate the base is told (default: the base's)")
     run.add_argument("--motion-bucket", type=float, help="amount of motion the base is told, 1 to 255 (default: 127)")
     run.add_argument("--noise-aug", type=float, default=0.02, help="noise added to the keyframe (default: %(default)s)")
-    run.add_argument("--decode-chunk", type=int, default=8, help="frames decoded together (default: %(default)s)")
+    run.add_argument(
+        "--decode-chunk",
+        type=int,
+        default=8,
+        help="frames decoded together; fewer need less memory, and with SVD's own VAE change the result a little "
+        "(default: %(default)s)",
+    )
     run.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 

@@ -10,6 +10,7 @@ CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 CLIP_SIZE = 224
 NOISE_AUGMENTATION = 0.02
+ENCODED_PIXELS = 2**20  # encoded at a time: one frame at 1024x576, so that memory does not grow with the size
 
 
 def _is_tiny(vae) -> bool:
@@ -20,10 +21,12 @@ def _is_tiny(vae) -> bool:
 def encode_frames(vae, frames: torch.Tensor, *, scaled: bool, chunk: int = 8) -> torch.Tensor:
     """[N,3,H,W] in [-1,1] -> the mode of the latents [N,4,H/8,W/8]; scaled=True multiplies z by 0.18215.
 
-    Noisy and clean latents are scaled, the image condition is not. Frames are encoded `chunk` at a time, each on its
-    own, so the chunk size does not change the result beyond rounding.
+    Noisy and clean latents are scaled, the image condition is not. At most `chunk` frames are encoded at a time, fewer
+    of a large size; each on its own, so this does not change the result beyond rounding.
     """
-    dtype, device = next(vae.parameters()).dtype, next(vae.parameters()).device
+    first = next(vae.encoder.parameters())
+    dtype, device = first.dtype, first.device
+    chunk = max(1, min(chunk, ENCODED_PIXELS // (frames.shape[-2] * frames.shape[-1])))
     out = []
     for part in frames.split(chunk):
         encoded = vae.encode(part.to(device, dtype))
@@ -41,7 +44,8 @@ def decode_latents(vae, latents: torch.Tensor, chunk: int = 8) -> torch.Tensor:
 
     SVD's temporal decoder mixes the frames of a chunk, so its result depends on `chunk`; AutoencoderTiny's does not.
     """
-    dtype, device = next(vae.parameters()).dtype, next(vae.parameters()).device
+    first = next(vae.decoder.parameters())
+    dtype, device = first.dtype, first.device
     out = []
     for part in latents.split(chunk):
         part = part.to(device, dtype)

@@ -26,11 +26,13 @@ def scores(result: Result, target, source, mask) -> dict:
 
 def floor_scores(model: GenProp, source, target, mask, keyframe, settings: PropagateSettings) -> dict[str, dict]:
     """Scores of copying the source, repeating the keyframe, the VAE alone, and plain SVD without adapters."""
-    plain = GenProp(model.base, None, model.device).propagate(source, keyframe, settings)
+    plain = GenProp(model.base, None, model.device, model.placement.offload).propagate(source, keyframe, settings)
+    with model.placement.use(model.base.vae):
+        round_trip = vae_round_trip(model.base.vae, target, settings.decode_chunk)
     pictures = {
         "copy_source": source,
         "repeat_keyframe": keyframe[None].expand_as(source),
-        "vae_round_trip": vae_round_trip(model.base.vae, target, settings.decode_chunk),
+        "vae_round_trip": round_trip,
         "plain_svd": plain.frames,
     }
     return {name: score(frames, target, source, mask) for name, frames in pictures.items()}

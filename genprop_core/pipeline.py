@@ -11,7 +11,9 @@ from . import conditioning as cond
 from .base import Base, default_adapters, load_base
 from .checkpoint import AdapterFile, load_adapters
 from .errors import GenPropError
-from .sampler import SamplerSettings, sample, unit_noise
+from .offload import Placement
+from .out_of_memory import explained
+from .sampler import SamplerSettings, sample, source_features, unit_noise
 from .windows import plan_windows
 
 
@@ -20,7 +22,7 @@ class PropagateSettings:
     """One run's settings; None means the base's default.
 
     width, height: pixels the base works at. window: frames per pass. task: one the adapters know. decode_chunk: frames
-    decoded together (SVD's temporal decoder depends on it).
+    decoded together; SVD's temporal decoder depends on it, so it is a setting and never adapted to the memory there is.
     """
 
     sampler: SamplerSettings = SamplerSettings()
@@ -57,7 +59,7 @@ def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def nearest_size(aspect: float, area: int, multiple: int) -> tuple[int, int]:
-    """(height, width) in multiples of `multiple`, near this aspect (height / width) and, half as important, this area."""
+    """(height, width) in multiples of `multiple`, near this aspect (height / width) and, half as much, this area."""
     heights = [k * multiple for k in range(1, math.ceil((area * max(aspect, 1)) ** 0.5 / multiple) + 2)]
     sizes = [(h, max(multiple, round(h / aspect / multiple) * multiple)) for h in heights]
     return min(sizes, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
@@ -68,20 +70,27 @@ def as_float(frames: torch.Tensor) -> torch.Tensor:
 
 
 class GenProp:
-    """A base with adapters, ready to propagate edits. `adapters` None runs plain SVD."""
+    """A base with adapters, ready to propagate edits. `adapters` None runs plain SVD.
 
-    def __init__(self, base: Base, adapters: AdapterFile | None = None, device="cpu"):
+    offload: only the part in use is on the device, the others wait in the CPU's memory.
+    """
+
+    def __init__(self, base: Base, adapters: AdapterFile | None = None, device="cpu", offload: bool = False):
         if adapters is not None:
             adapters.check(base.fingerprint())
-        self.base, self.file, self.device = base.to(device), adapters, torch.device(device)
-        dtype = next(base.unet.parameters()).dtype
-        self.adapters = adapters.adapters.to(device, dtype) if adapters is not None else None
+        self.base, self.file, self.placement = base, adapters, Placement(device, offload)
+        self.device, self.dtype = self.placement.device, next(base.unet.parameters()).dtype
+        self.adapters = adapters.adapters.to(self.dtype) if adapters is not None else None
+        with self._explained("loading", "the base"):
+            self.placement.settle(*base.parts(), *self._given(self.adapters))
 
     @classmethod
-    def from_files(cls, base="mini", adapters=None, *, dtype=torch.float32, device="cpu", vae=None) -> "GenProp":
+    def from_files(
+        cls, base="mini", adapters=None, *, dtype=torch.float32, device="cpu", vae=None, offload=False
+    ) -> "GenProp":
         """base: "mini", an SVD folder or file. adapters: a file; by default those that ship with the base.
 
-        adapters=False loads plain SVD without adapters.
+        adapters=False loads plain SVD without adapters. vae: another VAE file (TAESD) to use instead of the base's.
         """
         if adapters is None:
             adapters = default_adapters(base)
@@ -89,8 +98,20 @@ class GenProp:
                 raise GenPropError(
                     f"Expected an adapter file for the base {base}. Give adapters=FILE (--adapters FILE)."
                 )
-        loaded = load_base(base, dtype, vae)
-        return cls(loaded, load_adapters(adapters, dtype) if adapters is not False else None, device)
+        with explained("loading", f"the base {base}", {"offload"} | ({"dtype"} if dtype != torch.float32 else set())):
+            loaded = load_base(base, dtype, vae)
+            file = load_adapters(adapters, dtype) if adapters is not False else None
+        return cls(loaded, file, device, offload)
+
+    @staticmethod
+    def _given(*modules) -> list:
+        return [m for m in modules if m is not None]
+
+    def _explained(self, doing: str, what: str, *settled: str):
+        """Names the settings that help when memory runs out; settled: those that are at their best already."""
+        here = {"dtype": self.dtype != torch.float32, "vae": type(self.base.vae).__name__ == "AutoencoderTiny",
+                "offload": self.placement.offload or self.device.type == "cpu"}  # fmt: skip
+        return explained(doing, what, {*settled, *(name for name, done in here.items() if done)})
 
     def working_size(self, height: int, width: int, settings: PropagateSettings) -> tuple[int, int]:
         """(height, width) the base works at for a source of this size: same aspect, the base's area."""
@@ -110,23 +131,29 @@ class GenProp:
         frames = source.shape[0]
         source, keyframe = source * 2 - 1, keyframe[None] * 2 - 1
         noisy = cond.augment_keyframe(keyframe, settings.noise_augmentation, seed)
-        image = cond.repeat_over_frames(cond.encode_frames(self.base.vae, noisy, scaled=False), frames)
+        with self.placement.use(self.base.vae):
+            image = cond.repeat_over_frames(cond.encode_frames(self.base.vae, noisy, scaled=False), frames)
+            latents = torch.zeros_like(image)  # plain SVD never looks at the source
+            if self.adapters is not None:
+                latents = cond.encode_frames(self.base.vae, source, scaled=True)[None]
+        with self.placement.use(self.base.image_encoder):
+            clip = cond.clip_embedding(self.base.image_encoder, keyframe)
         defaults = self.base.defaults
         fps = defaults.fps if settings.fps is None else settings.fps
         bucket = defaults.motion_bucket if settings.motion_bucket is None else settings.motion_bucket
         task = self.adapters.task_index(settings.task) if self.adapters is not None else 0
-        if self.adapters is not None:
-            latents = cond.encode_frames(self.base.vae, source, scaled=True)[None]
-        else:
-            latents = torch.zeros_like(image)  # plain SVD never looks at the source
-        return cond.Condition(
-            image_latents=image,
-            clip=cond.clip_embedding(self.base.image_encoder, keyframe),
-            micro=cond.micro_conditions(fps, bucket, settings.noise_augmentation).to(image.dtype),
-            task=torch.tensor([task]),
-            source=latents,
-            keyframe=image,
-        ).to(self.device)
+        micro = cond.micro_conditions(fps, bucket, settings.noise_augmentation)
+        return cond.Condition(image, clip, micro, torch.tensor([task]), latents, image).to(self.device)
+
+    @torch.no_grad()
+    def _sample(self, condition, noise, sampler: SamplerSettings, progress):
+        """`sampler.sample`, with the SCE on the device only while it is needed."""
+        adapters = self.adapters
+        with self.placement.use(*self._given(adapters)):
+            injected = source_features(adapters, condition)
+        own = self._given(adapters) if injected is None else [adapters.injections, adapters.mpd]
+        with self.placement.use(self.base.unet, *own):
+            return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, injected)
 
     @torch.no_grad()
     def propagate(
@@ -143,6 +170,8 @@ class GenProp:
         if frames.ndim != 4 or frames.shape[0] < 2:
             raise GenPropError(f"Expected a clip of at least 2 frames [T,3,H,W], got shape {tuple(frames.shape)}.")
         check_aspect(keyframe.shape[-2:], frames.shape[-2:])
+        if settings.decode_chunk < 1:
+            raise GenPropError(f"Expected --decode-chunk to be at least 1 frame, got {settings.decode_chunk}.")
         height, width = self.working_size(*frames.shape[-2:], settings)
         source, current = resize(frames, height, width), resize(keyframe[None], height, width)[0]
         plan = plan_windows(len(source), settings.window or self.base.defaults.num_frames)
@@ -152,17 +181,19 @@ class GenProp:
         for index, (start, stop, new) in enumerate(plan):
             if index:
                 current = out.frames[start]
-            clock = time.perf_counter()
-            condition = self.condition(source[start:stop], current, settings, settings.seed + index)
+            clock, what = time.perf_counter(), f"{stop - start} frames at {width}x{height}"
+            with self._explained("encoding", what):
+                condition = self.condition(source[start:stop], current, settings, settings.seed + index)
             shape = condition.image_latents.shape
             unit = noise[index] if noise is not None else unit_noise(shape, settings.seed + index)
             encoded = time.perf_counter()
             step = None if progress is None else (lambda s, n, i=index: progress(i * n + s, len(plan) * n))
-            latents, mask = sample(
-                self.base.unet, self.adapters, condition, unit.to(self.device), settings.sampler, step
-            )
+            with self._explained("sampling", what):
+                latents, mask = self._sample(condition, unit, settings.sampler, step)
             looped = time.perf_counter()
-            made = cond.decode_latents(self.base.vae, latents[0], settings.decode_chunk).cpu()
+            chunk = settings.decode_chunk
+            with self._explained("decoding", what, *["decode_chunk"] * (chunk == 1)), self.placement.use(self.base.vae):
+                made = cond.decode_latents(self.base.vae, latents[0], chunk).cpu()
             for name, value in zip(out.seconds, (encoded - clock, looped - encoded, time.perf_counter() - looped)):
                 out.seconds[name] += value
             out.frames[new:stop], out.latents[new:stop] = made[new - start :], latents[0, new - start :].cpu()

@@ -107,7 +107,12 @@ def run(arguments):
     check_writable(out)
     device = arguments.device or best_device()
     model = GenProp.from_files(
-        arguments.base, arguments.adapters, dtype=DTYPES[arguments.dtype], device=device, vae=arguments.vae
+        arguments.base,
+        arguments.adapters,
+        dtype=DTYPES[arguments.dtype],
+        device=device,
+        vae=arguments.vae,
+        offload=arguments.offload,
     )
     height, width = model.working_size(*frames.shape[-2:], settings)
     if keyframe.shape[-2:] != frames.shape[-2:]:

@@ -37,11 +37,21 @@ def double(condition: Condition) -> Condition:
 
 
 @torch.no_grad()
-def sample(unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None):
+def source_features(adapters, condition: Condition) -> list | None:
+    """What a static SCE injects at every tap before the gate; None for the fused form, and without adapters."""
+    if adapters is None or adapters.config.sce != "static":
+        return None
+    c = condition
+    return adapters.encode(c.source, c.keyframe, c.clip, c.micro, c.task)
+
+
+@torch.no_grad()
+def sample(unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None, injected=None):
     """Latents [B,T,4,h,w] float32 and the mask's probability [B,T,1,h,w] (None without adapters).
 
     noise: unit noise [B,T,4,h,w]. adapters: GenPropAdapters or None for plain SVD. progress(step, steps) is called
-    after every step. One UNet batch per step; a static SCE runs once, here.
+    after every step. One UNet batch per step; a static SCE runs once, here, unless `injected` is its `source_features`
+    already.
     """
     batch, frames = noise.shape[:2]
     device, dtype = noise.device, next(unet.parameters()).dtype
@@ -50,13 +60,9 @@ def sample(unet, adapters, condition: Condition, noise, settings: SamplerSetting
     sigmas = edm.karras_sigmas(settings.steps)
     both = double(condition) if guided else condition
     drop = torch.arange(2 * batch, device=device) < batch if guided else None
-    injected = None
-    if adapters is not None and adapters.config.sce == "static":
-        injected = adapters.encode(
-            condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip, condition.micro, condition.task
-        )
-        if guided and not settings.sce_in_empty_branch:
-            injected = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
+    injected = source_features(adapters, condition) if injected is None else injected
+    if injected is not None and guided and not settings.sce_in_empty_branch:
+        injected = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
     x = noise.float() * edm.initial_noise_scale()
     mask = None
     with attach(unet, adapters.config.num_blocks if adapters is not None else 0) as taps:
