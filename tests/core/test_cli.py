@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,12 +131,17 @@ def test_adapters_for_another_base_are_refused(tmp_path, capsys):
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
 def test_ctrl_c_is_one_line_and_leaves_nothing_behind(tmp_path):
     command = [sys.executable, "-m", "genprop_core", *arguments(tmp_path / "out", steps=2000)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    for line in process.stderr:
-        if "steps" in line:
-            break
-    time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    rest = process.communicate(timeout=60)[1]
+    # a shell's background jobs ignore Ctrl-C, and so would the process it starts
+    listen = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
+    try:
+        for line in process.stderr:
+            if "steps" in line:
+                break
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
     assert process.returncode == 130 and "stopped: nothing was written" in rest and "Traceback" not in rest
     assert list((tmp_path / "out").iterdir()) == []
