@@ -159,7 +159,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--wandb_project", default="genprop", help="with --tracker wandb")
     group.add_argument("--wandb_entity", help="with --tracker wandb")
-    group.add_argument("--dry_run", action="store_true", help="print the memory table for these settings and stop")
+    group.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="print the memory table for these settings and stop; --base svd needs no file here",
+    )
     return parser
 
 

@@ -8,13 +8,25 @@ import torch.nn.functional as F
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
+from genprop_core.base import Base, Defaults
 from genprop_core.conditioning import Condition
+from genprop_core.config import BaseShape
 
 from . import gradient_checkpointing
 from .dataset import working_size
 from .step import StepSettings, loss_terms
 
 GIB = 2**30
+SVD = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
+
+
+def svd_without_weights() -> Base:
+    """Stable Video Diffusion's UNet as sizes alone: what `--dry_run --base svd` counts with, no file needed."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    with torch.device("meta"):
+        unet = UNetSpatioTemporalConditionModel(**SVD.unet_config())
+    return Base("svd", unet.requires_grad_(False), None, None, Defaults())
 
 
 def parameter_bytes(*modules) -> int:
@@ -87,7 +99,7 @@ def table(base, adapters: GenPropAdapters, args) -> str:
     """Markdown: parameters, gradients, optimiser, averages and activations in GiB, for these settings."""
     size = working_size(base.defaults.width, base.defaults.height, args.resolution, base.size_multiple)
     dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
-    total = sum(p.numel() for m in (base.unet, base.vae, base.image_encoder, adapters) for p in m.parameters())
+    total = sum(p.numel() for m in (base.unet, adapters) for p in m.parameters())
     trainable = sum(p.numel() for p in adapters.trainable())
     unet = sum(p.numel() for p in base.unet.parameters()) * torch.finfo(dtype).bits // 8
     weights = parameter_bytes(adapters)
@@ -104,7 +116,7 @@ def table(base, adapters: GenPropAdapters, args) -> str:
     ]  # fmt: skip
     head = (
         f"{args.num_frames} frames of {size[1]}x{size[0]}, batch {args.batch_size}, {args.mixed_precision}: "
-        f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters are trained"
+        f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters (UNet and adapters) are trained"
     )
     lines = [head, "", "| what | GiB |", "|---|---|", *(f"| {name} | {size / GIB:.3f} |" for name, size in rows)]
     return "\n".join(

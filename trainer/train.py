@@ -32,6 +32,7 @@ from trainer.dataset import find_triples
 from trainer.encoder import Encoder
 from trainer.latent_cache import LatentCache, without_cache
 from trainer.logs import Live, RunLog, check_tracker, mean_over_processes
+from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.samples import GlobalBatch, WindowSettings
 from trainer.step import StepSettings, loss_terms
@@ -124,16 +125,13 @@ def check_finite(terms: dict, names: list[str], step: int):
 
 def run(args):
     """One run from its settings (arguments.parse). Raises GenPropError for anything a user can put right."""
-    accelerator = make_accelerator(args)
-    base = load_base(args.base)
-    shape = {"num_blocks": args.num_blocks, "sce": args.sce}
+    base = svd_without_weights() if args.dry_run and args.base == "svd" else load_base(args.base)
     set_seed(args.seed)  # of the new weights; everything else has seeds of its own
-    adapters = GenPropAdapters.from_unet(base.unet, **shape)
+    adapters = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce)
     if args.dry_run:
-        from trainer.memory import table
-
         print(table(base, adapters, args))
         return
+    accelerator = make_accelerator(args)
     fingerprint, device = base.fingerprint(), accelerator.device
 
     # data

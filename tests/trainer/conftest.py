@@ -97,10 +97,17 @@ def words(base_file, data, tmp_path):
 
 @pytest.fixture
 def train(words):
-    """train(**settings) runs the trainer in this process."""
+    """train(**settings) runs the trainer in this process, as if it were a new one."""
+    from accelerate.state import AcceleratorState, GradientState
+
     from trainer.train import run
 
-    return lambda **settings: run(arguments.parse(words(**settings)))
+    def start(**settings):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        run(arguments.parse(words(**settings)))
+
+    return start
 
 
 @pytest.fixture(scope="session")

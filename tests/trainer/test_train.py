@@ -7,6 +7,7 @@ import torch
 
 from genprop_core.base import load_base
 from genprop_core.checkpoint import load_adapters
+from genprop_core.files import load_tensors
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 from genprop_core.video_io import probe, read_image
@@ -79,6 +80,19 @@ def test_gradient_checkpointing_and_accumulation_train_the_same(train, tmp_path)
           gradient_checkpointing=True)  # fmt: skip
     for a, b in zip(losses(tmp_path / "a"), losses(tmp_path / "b"), strict=True):
         assert a == pytest.approx(b, rel=1e-5, abs=1e-6)
+
+
+def test_half_precision(train, tmp_path):
+    """A base in bf16 with adapters in fp32: losses near those of fp32, and a validation that works."""
+    train(output_dir=tmp_path / "fp32", max_steps=2)
+    train(
+        output_dir=tmp_path / "bf16", max_steps=2, mixed_precision="bf16", gradient_checkpointing=True, val_interval=1
+    )
+    for a, b in zip(losses(tmp_path / "fp32"), losses(tmp_path / "bf16"), strict=True):
+        assert a["L_total"] == pytest.approx(b["L_total"], rel=0.05)
+    assert (tmp_path / "val" / "epoch_0" / "metrics.json").exists()
+    state, _ = load_tensors(tmp_path / "bf16" / "checkpoints" / "step_00000002" / "state.safetensors")
+    assert {v.dtype for k, v in state.items() if k.startswith("model.")} == {torch.float32}
 
 
 def test_fused_form_and_settings_from_a_file(words, tmp_path):

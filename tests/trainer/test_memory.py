@@ -1,0 +1,42 @@
+"""The memory table agrees with what a real step keeps."""
+
+import copy
+import re
+
+import pytest
+import torch
+from tiny import tiny_condition, tiny_unet
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.attach import attach
+from trainer import arguments
+from trainer.memory import activation_bytes, saved_bytes
+from trainer.step import StepSettings, draw, loss_terms, stack
+
+
+def test_counted_without_running_is_what_a_step_keeps():
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet)
+    condition = tiny_condition(frames=8)
+    target = torch.zeros(condition.source.shape)
+    random = stack([draw(0, target.shape[1:], StepSettings())])
+    with attach(unet, 2) as taps, saved_bytes(unet, adapters) as counter:
+        loss_terms(unet, taps, adapters, condition, target, torch.ones(1, 8, 1, 8, 8), random, StepSettings())
+    counted = {
+        on: activation_bytes(copy.deepcopy(unet), copy.deepcopy(adapters), (64, 64), 8, 1, torch.float32, on)
+        for on in (False, True)
+    }
+    assert counted[False] == pytest.approx(counter.bytes, rel=0.1)
+    assert counted[True] < 0.7 * counted[False]
+
+
+def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path):
+    from trainer.train import run
+
+    words = ["--dry_run", "--base", base_file, "--resolution", "64", "--num_frames", "4", "--tracker", "none"]
+    run(arguments.parse([*words, "--output_dir", tmp_path / "out"]))
+    said = capsys.readouterr().out
+    rows = dict(re.findall(r"\| (.+?) \| ([\d.]+) \|", said))
+    assert {"UNet, frozen", "gradients", "AdamW moments", "activations", "sum with these settings"} <= rows.keys()
+    assert re.search(r"4 frames of 64x64, batch 1, no: \d+\.\d M of \d+\.\d M parameters", said)
+    assert not (tmp_path / "out").exists()
