@@ -230,8 +230,8 @@ def _lora(pack):
     key = "diffusion_model.output_blocks.0.0.in_layers.2.weight"
     weight = mini(pack)["model"].model.diffusion_model.output_blocks[0][0].in_layers[2].weight
     generator = torch.Generator().manual_seed(3)
-    down = torch.randn(4, *weight.shape[1:], generator=generator) / 30
-    up = torch.randn(weight.shape[0], 4, 1, 1, generator=generator) / 30
+    down = torch.randn(4, *weight.shape[1:], generator=generator) / 5
+    up = torch.randn(weight.shape[0], 4, 1, 1, generator=generator) / 5
     name = key.removesuffix(".weight")
     return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
 
