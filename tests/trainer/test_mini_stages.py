@@ -47,7 +47,8 @@ def test_learning_rate_follows_the_time_used(tmp_path):
     _, optimizer, _, stage = _stage(tmp_path)
     assert stage.learning_rate(1.0) == 0.0  # warm-up starts at 0
     stage.step, stage.used = 1000, 5 * 60
-    assert abs(stage.learning_rate(1.0) - 0.51) < 1e-3 and optimizer.param_groups[0]["lr"] == stage.learning_rate(1.0)
+    rate = stage.learning_rate(1.0)
+    assert abs(rate - 0.51) < 1e-3 and optimizer.param_groups[0]["lr"] == rate
     stage.used = 11 * 60
     assert stage.progress == 1.0 and abs(stage.learning_rate(1.0) - 0.02) < 1e-6
 
