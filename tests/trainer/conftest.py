@@ -32,6 +32,15 @@ def on_the_cpu():
     patch.undo()
 
 
+@pytest.fixture(autouse=True)
+def a_fresh_accelerator():
+    """Accelerate keeps its state for the whole process; a real run has a process of its own."""
+    from accelerate.state import AcceleratorState
+
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def save_base(path, seed=0):
     from diffusers import AutoencoderTiny
 
