@@ -26,6 +26,26 @@ def anonymous() -> int:
     raise RuntimeError("/proc/self/status has no RssAnon")
 
 
+class Watch:
+    """Within, `peak` follows this process's anonymous memory; `before` is what it had on entry. Bytes."""
+
+    def __enter__(self):
+        self.before = self.peak = anonymous()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self._look)
+        self.thread.start()
+        return self
+
+    def _look(self):
+        while not self.done.wait(0.005):
+            self.peak = max(self.peak, anonymous())
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.thread.join()
+        self.peak = max(self.peak, anonymous())
+
+
 def main(path, dtype):
     sys.path.append(str(ROOT))
     import diffusers  # its lazy imports, and transformers', belong to `before`
@@ -38,23 +58,12 @@ def main(path, dtype):
     with torch.device("meta"):
         diffusers.UNetSpatioTemporalConditionModel(), diffusers.AutoencoderKLTemporalDecoder()
         CLIPVisionModelWithProjection(CLIPVisionConfig())
-    before = peak = anonymous()
-    done = threading.Event()
-
-    def watch():
-        nonlocal peak
-        while not done.wait(0.005):
-            peak = max(peak, anonymous())
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     load = load_diffusers_folder if Path(path).is_dir() else load_single_file
-    base = load(path, getattr(torch, dtype))
-    done.set()
-    watcher.join()
+    with Watch() as memory:
+        base = load(path, getattr(torch, dtype))
     tensors = [p for m in (base.unet, base.vae, base.image_encoder) for p in m.parameters()]
     weights = sum(p.numel() * p.element_size() for p in tensors)
-    print(json.dumps({"before": before, "peak": max(peak, anonymous()), "weights": weights}))
+    print(json.dumps({"before": memory.before, "peak": memory.peak, "weights": weights}))
 
 
 if __name__ == "__main__":

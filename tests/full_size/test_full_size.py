@@ -2,14 +2,12 @@
 
 Needs 16 GB of disk, 12 GB of memory and some minutes; not in the default run. Times and peaks are printed.
 """
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from peak_memory import peak_memory
-from svd_checkpoint import FULL, official_shapes, write_checkpoint
+from svd_checkpoint import FULL, official_shapes
 from svd_parity import inputs, relative_errors, run_comfyui, run_ours
 
 from genprop_core.convert import convert
@@ -20,45 +18,6 @@ from genprop_core.single_file import load_single_file
 pytestmark = pytest.mark.full_size
 LOADER = "core"  # ComfyUI's ImageOnlyCheckpointLoader
 GIB = 2**30
-
-
-@pytest.fixture(scope="module")
-def say(pytestconfig):
-    """Prints past pytest's capture."""
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-
-    def write(text):
-        with capture.global_and_fixture_disabled():
-            print(f"\n    {text}", flush=True)
-
-    return write
-
-
-@pytest.fixture(scope="module")
-def timed(say):
-    @contextmanager
-    def block(what):
-        start = time.monotonic()
-        yield
-        say(f"{what}: {time.monotonic() - start:.0f} s")
-
-    return block
-
-
-@pytest.fixture(scope="module")
-def svd(tmp_path_factory, timed):
-    """(official file in fp16 with the optional keys, the folder converted from it); removed afterwards."""
-    folder = tmp_path_factory.mktemp("full_size")
-    file, converted = folder / "svd_xt.safetensors", folder / "stable-video-diffusion-img2vid-xt"
-    try:
-        with timed("writing the checkpoint"):
-            write_checkpoint(file, FULL, torch.float16)
-        with timed("converting it to a diffusers folder"):
-            convert(file, converted)
-        yield file, converted
-    finally:
-        for path in sorted(folder.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
 
 
 def assert_same_bits(a, b, keys):
