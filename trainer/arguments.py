@@ -93,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="static: the source is encoded once per window; fused: at every noise level",
     )
     group.add_argument("--num_blocks", type=COUNT, default=2, help="down blocks that the SCE copies")
+    group.add_argument(
+        "--init_adapters", metavar="FILE", help="adapters (.safetensors) to start from, instead of fresh ones"
+    )
     group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
 
     group = parser.add_argument_group("optimisation")

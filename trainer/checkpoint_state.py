@@ -27,6 +27,7 @@ FREE = {
     "train_data_dir",
     "val_data_dir",
     "output_dir",
+    "init_adapters",
     "val_out_dir",
     "cache_dir",
     "num_workers",

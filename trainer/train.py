@@ -24,6 +24,7 @@ from accelerate.utils import DistributedType, gather_object, set_seed
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
 from genprop_core.base import load_base
+from genprop_core.checkpoint import load_adapters
 from genprop_core.conditioning import NOISE_AUGMENTATION, Condition, micro_conditions
 from genprop_core.errors import GenPropError
 from genprop_core.losses import LossSettings
@@ -99,6 +100,21 @@ def make_accelerator(args) -> Accelerator:
     return accelerator
 
 
+def new_adapters(args, base) -> GenPropAdapters:
+    """Fresh adapters, or those of --init_adapters."""
+    if args.init_adapters is None:
+        return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce)
+    file = load_adapters(args.init_adapters)
+    file.check(base.fingerprint())
+    config = file.adapters.config
+    if (config.sce, config.num_blocks) != (args.sce, args.num_blocks):
+        raise GenPropError(
+            f"Expected adapters with --sce {args.sce} --num_blocks {args.num_blocks}, but those in {args.init_adapters} have "
+            f"--sce {config.sce} --num_blocks {config.num_blocks}. Give these two settings."
+        )
+    return file.adapters
+
+
 def load_data(args, accelerator, base, encoder):
     """The checked training clips, their latents encoded; every process does its share of the work."""
     triples = find_triples(args.train_data_dir)
@@ -127,7 +143,7 @@ def run(args):
     """One run from its settings (arguments.parse). Raises GenPropError for anything a user can put right."""
     base = svd_without_weights() if args.dry_run and args.base == "svd" else load_base(args.base)
     set_seed(args.seed)  # of the new weights; everything else has seeds of its own
-    adapters = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce)
+    adapters = new_adapters(args, base)
     if args.dry_run:
         print(table(base, adapters, args))
         return

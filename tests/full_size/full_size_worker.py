@@ -2,7 +2,8 @@
 
 python full_size_worker.py headless BASE INPUTS FOLDER: makes fresh and random adapters in FOLDER, propagates with
 both, and writes FOLDER/NAME.safetensors with latents, mask and frames. python full_size_worker.py train BASE: two
-training steps. Both print seconds and peak anonymous memory as JSON, the latter with what the tests ask about.
+training steps. python full_size_worker.py command ARGUMENT ...: the command line. All print peak anonymous memory and
+seconds as JSON.
 """
 import json
 import sys
@@ -105,12 +106,24 @@ def train(base):
     return {"steps": steps, "loading": loading, "parameters": sum(p.numel() for p in adapters.trainable())}
 
 
-def main(task, *paths):
+def command(*arguments):
+    """`python -m genprop_core` with these arguments."""
+    from genprop_core import cli
+
+    clock = time.monotonic()
+    assert cli.main([str(a) for a in arguments]) == 0
+    return {"seconds": {"all": time.monotonic() - clock}}
+
+
+def main(task, *arguments):
     sys.path += [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "nodes")]
     from peak_memory import Watch
 
     with Watch() as memory:
-        report = {"headless": headless, "train": train}[task](*[Path(p) for p in paths])
+        if task == "command":
+            report = command(*arguments)
+        else:
+            report = {"headless": headless, "train": train}[task](*[Path(a) for a in arguments])
     print(json.dumps({**report, "peak": memory.peak}))
 
 

@@ -14,6 +14,8 @@ import torch
 from full_size_worker import FRAMES, SIZE
 from safetensors.torch import load_file
 
+from genprop_core.video_io import read_video, write_image, write_video
+
 HERE, ROOT = Path(__file__).resolve().parent, Path(__file__).resolve().parent.parent.parent
 sys.path.append(str(ROOT / "tests" / "nodes"))
 import random_mini  # noqa: E402
@@ -89,6 +91,24 @@ def test_comfyui(headless, svd_file, folder, pytestconfig, say):
         }
         say(f"{name} adapters, both routes: relative errors {', '.join(f'{k} {v:.1e}' for k, v in errors.items())}")
         assert max(errors.values()) < 1e-3
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_command_line_in_half_precision(dtype, headless, svd, folder, tmp_path, say):
+    """On the diffusers folder, with adapters that were made on the single file."""
+    given = load_file(folder / "inputs.safetensors")
+    source, keyframe = ((v * 255).round().to(torch.uint8).movedim(-3, -1) for v in (given["source"], given["keyframe"]))
+    write_video(tmp_path / "source.mp4", source, 8)
+    write_image(tmp_path / "keyframe.png", keyframe)
+    settings = {"source": tmp_path / "source.mp4", "keyframe": tmp_path / "keyframe.png", "out": tmp_path / "out",
+                "base": svd[1], "adapters": folder / "random_adapters.safetensors", "dtype": dtype, "device": "cpu",
+                "steps": 2, "width": SIZE, "height": SIZE, "window": FRAMES, "decode-chunk": 2}  # fmt: skip
+    arguments = [str(a) for name, value in settings.items() for a in (f"--{name}", value)]
+    report = start(HERE / "full_size_worker.py", "command", "propagate", *arguments, "--offload")
+    say(f"command line on the folder, {dtype}, --offload: {told(report)}")
+    assert report["peak"] < 10 * GIB
+    frames = read_video(tmp_path / "out" / "result.mp4").frames
+    assert len(frames) == FRAMES and frames.float().std() > 1
 
 
 def test_training_step(svd_file, say):

@@ -359,7 +359,8 @@ def check_predict_mask(pack):
     assert all(s == 0 or 0.4 <= s <= 1 for s in sure)
     other, _, _ = pack.run("GenPropPredictMask", model=mini(pack)["model"], condition=condition(pack),
                            samples={"samples": samples})  # fmt: skip
-    assert (soft - other).abs().max() < 0.2 and not torch.equal(soft, other)
+    difference = (soft - other).abs().mean()  # the last steps against one pass on what they made
+    assert 0 < difference < 0.02, difference
     wanted = _one_pass_by_hand(pack, samples)
     made = pack.own("sampling").mask_pass
     with torch.inference_mode():

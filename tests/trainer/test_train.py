@@ -119,6 +119,20 @@ def test_reset_optimizer_takes_the_weights_only(train, tmp_path):
     assert [row["step"] for row in read_log(tmp_path / "b" / "log.jsonl")] == [1]
 
 
+def test_starting_from_an_adapter_file(train, tmp_path):
+    from genprop_core.errors import GenPropError
+
+    cache = tmp_path / "cache"
+    train(output_dir=tmp_path / "a", max_steps=2, cache_dir=cache)
+    file = tmp_path / "a" / "adapters.safetensors"
+    train(output_dir=tmp_path / "b", max_steps=1, lr=1e-9, warmup_steps=0, init_adapters=file, cache_dir=cache)
+    a, b = (load_adapters(tmp_path / x / "adapters.safetensors").adapters.state_dict() for x in "ab")
+    for name, value in a.items():
+        torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-6, msg=name)
+    with pytest.raises(GenPropError, match=r"have --sce static --num_blocks 2\. Give these two settings"):
+        train(output_dir=tmp_path / "c", num_blocks=1, init_adapters=file, cache_dir=cache)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
     from genprop_core.errors import GenPropError
     from trainer import latent_cache
