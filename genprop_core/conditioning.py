@@ -127,6 +127,16 @@ def gaussian_blur(x: torch.Tensor, sigma: float) -> torch.Tensor:
     return F.conv2d(F.pad(x, (0, 0, radius, radius), mode="replicate"), kernel.transpose(2, 3), groups=x.shape[1])
 
 
+def hide(source: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
+    """source [T,3,H,W] in [0,1] with the region of mask [1 or T,1,H,W] made "black", or "blur"red beyond recognition.
+
+    What the SCE sees of the source in a second pass and in training, so that the removed thing cannot come back.
+    """
+    if how == "black":
+        return source * (1 - mask)
+    return torch.lerp(source, gaussian_blur(source, min(source.shape[-2:]) / 16), mask)
+
+
 def mask_to_latents(mask: torch.Tensor, blur: float = 1.0, factor: int = 8) -> torch.Tensor:
     """Mask [N,1,H,W] in [0,1] -> soft mask [N,1,H/8,W/8]: Gaussian blur (pixels), then the mean of every patch."""
     mask = gaussian_blur(mask, blur) if blur > 0 else mask

@@ -55,8 +55,7 @@ def hide(frames, mask, how) -> torch.Tensor:
     """frames [T,3,H,W] with the masked region black or strongly blurred, for what the SCE sees."""
     if how not in HIDE:
         raise GenPropError(f"Expected {' or '.join(HIDE)} as the way to hide the masked region, got {how!r}.")
-    covered = cond.gaussian_blur(frames, min(frames.shape[-2:]) / 16) if how == "blur" else torch.zeros_like(frames)
-    return frames * (1 - mask) + covered * mask
+    return cond.hide(frames, mask, "blur" if how == "blur" else "black")
 
 
 def passes(num_frames: int, index: int) -> list[tuple[int, ...]]:

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from comfy_api.latest import io
 
+from ..genprop_core.compositing import FEATHER, GROW, composite
 from ..genprop_core.errors import GenPropError
-from .compositing import composite
 from .encoding import channels_first, check_mask_count, fit_mask, resize
 from .memory import check_model
 from .sampling import join, mask_pass
@@ -80,11 +80,12 @@ class GenPropComposite(io.ComfyNode):
                 io.Image.Input("source", tooltip="The clip as filmed; its size is the output's."),
                 io.Image.Input("result", tooltip="The edited clip; another size is resized."),
                 io.Mask.Input("mask", tooltip="Where the result shows: one mask, or one a frame."),
-                io.Int.Input("grow", default=4, min=0, max=256, tooltip="Pixels to grow the mask by."),
-                io.Int.Input("feather", default=4, min=0, max=256, tooltip="Pixels over which it then fades out."),
+                io.Int.Input("grow", default=GROW, min=0, max=256, tooltip="Pixels to grow the mask by."),
+                io.Int.Input("feather", default=FEATHER, min=0, max=256,
+                             tooltip="Pixels over which it then fades out."),
             ],
             outputs=[io.Image.Output("composite", display_name="IMAGE", tooltip="The clip, at the source's size.")],
-        )
+        )  # fmt: skip
 
     @classmethod
     def execute(cls, source, result, mask, grow, feather) -> io.NodeOutput:

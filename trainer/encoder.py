@@ -11,13 +11,6 @@ from .samples import derive
 CHUNK = 8  # frames at a time
 
 
-def hide(source: torch.Tensor, mask: torch.Tensor, how: str) -> torch.Tensor:
-    """source [T,3,H,W] in [0,1] with the region of mask [T,1,H,W] made "black", or "blur"red beyond recognition."""
-    if how == "black":
-        return source * (1 - mask)
-    return torch.lerp(source, cond.gaussian_blur(source, min(source.shape[-2:]) / 16), mask)
-
-
 def weights_digest(*modules) -> str:
     """16 hex digits that change with any weight of the modules."""
     digest = hashlib.sha256()
@@ -68,6 +61,6 @@ class Encoder:
             "clip": cond.clip_embedding(self.image_encoder, target * 2 - 1)[:, 0],
         }
         if self.corrupt != "none":
-            hidden = hide(source, mask, self.corrupt)
+            hidden = cond.hide(source, mask, self.corrupt)
             window["corrupt"] = cond.encode_frames(self.vae, hidden * 2 - 1, scaled=True, chunk=CHUNK)
         return {k: v.to(self.dtype) for k, v in window.items()}

@@ -1,0 +1,96 @@
+"""The colours of a made window brought back to the source's, by what both show outside the mask.
+
+Nothing outside the region is meant to change, so the difference there is drift: of the VAE, of the sampler, and of
+windows that each start from the one before. `match` measures it on smoothed pixels, so that detail which the VAE
+cannot carry does not count, and takes it off inside and outside alike.
+
+How it is meant to be called: once per window, on the decoded frames at the working size, before overlaps are fused and
+before anything is composited: `frames = match(frames, source, mask)`, with the window's own soft mask at any size.
+"""
+
+import torch
+import torch.nn.functional as F
+
+from .errors import GenPropError
+
+CELL = 8  # pixels a side of the patches whose means are compared: one latent
+ROUNDS = 8  # of reweighting; more changes nothing
+KINDS = ("offset", "gain", "smooth")
+STIFFNESS = 1e-4  # pull of every term but the shift towards 0: what the colours there do not show is not made up
+
+
+def match(frames: torch.Tensor, source: torch.Tensor, mask: torch.Tensor | None, kind: str = "offset") -> torch.Tensor:
+    """frames and source float [T,3,H,W] in [0,1], soft mask [T,1,h,w] of any size or None -> float [T,3,H,W] in [0,1].
+
+    kind: "offset", one shift a channel for the whole window; "gain", a factor and a shift a channel; "smooth", a shift
+    that varies over the picture as a quadratic surface, the same for every frame. One correction for the window, so
+    that nothing flickers. What fits badly (a mask that misses its shadow, a wrong limb) hardly counts: least squares,
+    reweighted by the weight of Geman and McClure from the median shift on. Identical frames, and a mask that leaves
+    nothing outside, come back unchanged to the last bit. Raises GenPropError for unequal shapes and another kind.
+    """
+    if kind not in KINDS:
+        raise GenPropError(f"Expected {', '.join(KINDS)} as the colour match, got {kind!r}.")
+    if frames.ndim != 4 or frames.shape != source.shape:
+        raise GenPropError(
+            f"Expected a window and its source of one shape [T,3,H,W], got {list(frames.shape)} and "
+            f"{list(source.shape)}. Give the source of the same frames, at the working size."
+        )
+    outside = _outside(mask, frames)
+    made, true = _cells(frames), _cells(source)
+    if not outside.any() or torch.equal(made * outside, true * outside):
+        return frames
+    terms = _terms(made, kind).permute(1, 2, 0, 3, 4)[:, :, outside[:, 0]].double()  # [3,K,N]
+    shift = (true - made).movedim(1, 0)[:, outside[:, 0]].double()  # [3,N]
+    factors = _fit(terms, shift).float()
+    out = torch.empty_like(frames)
+    for there, frame in zip(out, frames):  # one at a time: the terms are several times a frame
+        correction = torch.einsum("ckhw,ck->chw", _terms(frame[None], kind)[0], factors)
+        torch.clamp(frame + correction, 0, 1, out=there)
+    return out
+
+
+def _cells(x: torch.Tensor) -> torch.Tensor:
+    return F.avg_pool2d(x, CELL, ceil_mode=True, count_include_pad=False)
+
+
+def _outside(mask, frames) -> torch.Tensor:
+    """bool [T,1,h,w]: the patches that no part of the region, nor its soft edge, touches."""
+    if mask is None:
+        return torch.ones_like(_cells(frames)[:, :1], dtype=torch.bool)
+    mask = F.interpolate(mask.float(), frames.shape[-2:], mode="bilinear").expand(len(frames), -1, -1, -1)
+    grown = F.max_pool2d(F.max_pool2d(mask, CELL, ceil_mode=True), 3, stride=1, padding=1)
+    return (grown <= 0.5).to(frames.device)
+
+
+def _terms(frames: torch.Tensor, kind: str) -> torch.Tensor:
+    """[T,3,h,w] -> [T,3,K,h,w]: what the correction of a pixel is a sum of; the first is 1."""
+    one = torch.ones_like(frames)
+    if kind == "offset":
+        return one[:, :, None]
+    if kind == "gain":
+        return torch.stack([one, frames - 0.5], 2)
+    height, width = frames.shape[-2:]
+    # of the pixels' centres, so that patches and pixels have the same places
+    y, x = ((torch.arange(n, device=frames.device) + 0.5) / n * 2 - 1 for n in (height, width))
+    y, x = y[:, None] * one, x * one
+    return torch.stack([one, x, y, x * x, x * y, y * y], 2)
+
+
+def _fit(terms: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+    """terms [3,K,N], shift [3,N] -> the factors [3,K] whose sum of terms is nearest to the shift, robustly."""
+    factors = torch.zeros_like(terms[..., 0])
+    factors[:, 0] = shift.median(1).values
+    if terms.shape[1] == 1:  # one term: the median is the robust answer already
+        return factors
+    pull = torch.full_like(factors[0], STIFFNESS).diag()
+    pull[0, 0] = 0
+    for _ in range(ROUNDS):
+        error = shift - torch.einsum("ckn,ck->cn", terms, factors)
+        scale = (3 * error.abs().median(1, keepdim=True).values).clamp(min=1 / 255)
+        weight = (1 + (error / scale).square()).pow(-2)
+        weight = weight / weight.sum(1, keepdim=True)
+        weighted = terms * weight[:, None]
+        factors = torch.linalg.solve(
+            weighted @ terms.transpose(1, 2) + pull, torch.einsum("ckn,cn->ck", weighted, shift)
+        )
+    return factors
