@@ -1,20 +1,23 @@
 """The headless pipeline: a source clip and an edited keyframe in, the edited clip and the predicted mask out."""
 
 import math
-import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
-import torch.nn.functional as F
 
 from . import conditioning as cond
 from .base import Base, default_adapters, load_base
 from .checkpoint import AdapterFile, load_adapters
+from .clip_input import check_aspect, check_clip
 from .errors import GenPropError
+from .frames import as_float, resize
+from .headless_windows import HeadlessWindows
+from .long_clip import ClipResult, ClipSettings, make, propagate_clip
 from .offload import Placement
 from .out_of_memory import explained
-from .sampler import SamplerSettings, sample, source_features, unit_noise
-from .windows import plan_windows
+from .sampler import SamplerSettings, sample, source_features
+
+__all__ = ["GenProp", "PropagateSettings", "Result", "as_float", "check_aspect", "nearest_size", "resize"]
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class PropagateSettings:
 
     width, height: pixels the base works at. window: frames per pass. task: one the adapters know. decode_chunk: frames
     decoded together; SVD's temporal decoder depends on it, so it is a setting and never adapted to the memory there is.
+    clip: what is done with clips longer than a window; its window, size and seed come from here.
     """
 
     sampler: SamplerSettings = SamplerSettings()
@@ -35,27 +39,23 @@ class PropagateSettings:
     noise_augmentation: float = cond.NOISE_AUGMENTATION
     seed: int = 0
     decode_chunk: int = 8
+    clip: ClipSettings = ClipSettings()
 
 
 @dataclass
 class Result:
     """frames: float32 [T,3,H,W] in [0,1] at the working size; mask: probability [T,1,H/8,W/8] or None.
 
-    latents: scaled [T,4,H/8,W/8]; seconds: {"encode", "sce_and_loop", "decode"}; calls: {"windows"}.
+    latents: scaled [T,4,H/8,W/8] of a clip of one window, else None. seconds: {"encode", "sce_and_loop", "decode"};
+    calls: {"windows"}; seams: frames where windows meet.
     """
 
     frames: torch.Tensor
     mask: torch.Tensor | None
-    latents: torch.Tensor
+    latents: torch.Tensor | None
     seconds: dict = field(default_factory=dict)
     calls: dict = field(default_factory=dict)
-
-
-def resize(frames: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """[N,3,h,w] -> [N,3,height,width], antialiased bicubic in [0,1]; unchanged when the size is the same."""
-    if frames.shape[-2:] == (height, width):
-        return frames
-    return F.interpolate(frames, (height, width), mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    seams: list = field(default_factory=list)
 
 
 def nearest_size(aspect: float, area: int, multiple: int) -> tuple[int, int]:
@@ -63,10 +63,6 @@ def nearest_size(aspect: float, area: int, multiple: int) -> tuple[int, int]:
     heights = [k * multiple for k in range(1, math.ceil((area * max(aspect, 1)) ** 0.5 / multiple) + 2)]
     sizes = [(h, max(multiple, round(h / aspect / multiple) * multiple)) for h in heights]
     return min(sizes, key=lambda s: 2 * abs(math.log(s[0] / s[1] / aspect)) + abs(math.log(s[0] * s[1] / area)))
-
-
-def as_float(frames: torch.Tensor) -> torch.Tensor:
-    return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
 
 
 class GenProp:
@@ -81,7 +77,7 @@ class GenProp:
         self.base, self.file, self.placement = base, adapters, Placement(device, offload)
         self.device, self.dtype = self.placement.device, next(base.unet.parameters()).dtype
         self.adapters = adapters.adapters.to(self.dtype) if adapters is not None else None
-        with self._explained("loading", "the base"):
+        with self.explained("loading", "the base"):
             self.placement.settle(*base.parts(), *self._given(self.adapters))
 
     @classmethod
@@ -107,7 +103,7 @@ class GenProp:
     def _given(*modules) -> list:
         return [m for m in modules if m is not None]
 
-    def _explained(self, doing: str, what: str, *settled: str):
+    def explained(self, doing: str, what: str, *settled: str):
         """Names the settings that help when memory runs out; settled: those that are at their best already."""
         here = {"dtype": self.dtype != torch.float32, "vae": type(self.base.vae).__name__ == "AutoencoderTiny",
                 "offload": self.placement.offload or self.device.type == "cpu"}  # fmt: skip
@@ -146,7 +142,7 @@ class GenProp:
         return cond.Condition(image, clip, micro, torch.tensor([task]), latents, image).to(self.device)
 
     @torch.no_grad()
-    def _sample(self, condition, noise, sampler: SamplerSettings, progress):
+    def sample(self, condition, noise, sampler: SamplerSettings, progress):
         """`sampler.sample`, with the SCE on the device only while it is needed."""
         adapters = self.adapters
         with self.placement.use(*self._given(adapters)):
@@ -155,59 +151,44 @@ class GenProp:
         with self.placement.use(self.base.unet, *own):
             return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, injected)
 
+    def _clip_settings(self, frames, settings: PropagateSettings) -> ClipSettings:
+        size = self.working_size(*frames.shape[-2:], settings)
+        return replace(settings.clip, window=settings.window, seed=settings.seed, size=size)
+
     @torch.no_grad()
     def propagate(
-        self, frames, keyframe, settings: PropagateSettings | None = None, progress=None, noise=None
+        self, frames, keyframe, settings: PropagateSettings | None = None, progress=None, noise=None, mask=None
     ) -> Result:
         """frames [T,3,H,W] and keyframe [3,H,W], uint8 or float in [0,1]. T frames in, T frames out.
 
-        The keyframe is the edited first frame; another size is resized. A clip longer than the base's window is made
-        window after window, each continuing from the last frame before it. progress(done, total) counts UNet steps.
-        noise: unit noise [windows][1,T,4,h,w] instead of the seed's.
+        keyframe: the edited first frame, or {index: frame} for others and for several; another size is resized. A clip
+        longer than the base's window is made window by window (long_clip). progress(done, total) counts UNet steps.
+        noise: unit noise in pieces [1,t,4,h,w] that cover the clip, instead of the seed's. mask: [1 or T,1,H,W] instead
+        of the predicted one, or joined with it. Nothing is composited, and the frames keep every bit.
         """
         settings = settings or PropagateSettings()
-        frames, keyframe = as_float(frames), as_float(keyframe)
-        if frames.ndim != 4 or frames.shape[0] < 2:
-            raise GenPropError(f"Expected a clip of at least 2 frames [T,3,H,W], got shape {tuple(frames.shape)}.")
-        check_aspect(keyframe.shape[-2:], frames.shape[-2:])
-        if settings.decode_chunk < 1:
-            raise GenPropError(f"Expected --decode-chunk to be at least 1 frame, got {settings.decode_chunk}.")
-        height, width = self.working_size(*frames.shape[-2:], settings)
-        source, current = resize(frames, height, width), resize(keyframe[None], height, width)[0]
-        plan = plan_windows(len(source), settings.window or self.base.defaults.num_frames)
-        out = Result(source.clone(), None, source.new_zeros(len(source), 4, height // 8, width // 8))
-        out.seconds, out.calls = dict.fromkeys(("encode", "sce_and_loop", "decode"), 0.0), {"windows": len(plan)}
-        masks = source.new_zeros(len(source), 1, height // 8, width // 8)
-        for index, (start, stop, new) in enumerate(plan):
-            if index:
-                current = out.frames[start]
-            clock, what = time.perf_counter(), f"{stop - start} frames at {width}x{height}"
-            with self._explained("encoding", what):
-                condition = self.condition(source[start:stop], current, settings, settings.seed + index)
-            shape = condition.image_latents.shape
-            unit = noise[index] if noise is not None else unit_noise(shape, settings.seed + index)
-            encoded = time.perf_counter()
-            step = None if progress is None else (lambda s, n, i=index: progress(i * n + s, len(plan) * n))
-            with self._explained("sampling", what):
-                latents, mask = self._sample(condition, unit, settings.sampler, step)
-            looped = time.perf_counter()
-            chunk = settings.decode_chunk
-            with self._explained("decoding", what, *["decode_chunk"] * (chunk == 1)), self.placement.use(self.base.vae):
-                made = cond.decode_latents(self.base.vae, latents[0], chunk).cpu()
-            for name, value in zip(out.seconds, (encoded - clock, looped - encoded, time.perf_counter() - looped)):
-                out.seconds[name] += value
-            out.frames[new:stop], out.latents[new:stop] = made[new - start :], latents[0, new - start :].cpu()
-            if mask is not None:
-                masks[new:stop] = mask[0, new - start :].cpu()
-        out.mask = masks if self.adapters is not None else None
-        return out
+        check_clip(frames)
+        windows = HeadlessWindows(self, settings)
+        made, _, _ = make(
+            windows, frames, keyframe, self._clip_settings(frames, settings), mask, progress, noise, torch.float32
+        )
+        one = len(made.windows) == 1
+        return Result(
+            made.frames,
+            made.mask if self.adapters is not None else None,
+            windows.latents[0] if one and windows.latents.shape[1] == len(frames) else None,
+            windows.seconds,
+            {"windows": len(made.windows)},
+            sorted(made.seams),
+        )
 
-
-def check_aspect(keyframe, frames, tolerance=0.02):
-    """Raises GenPropError when the keyframe's (height, width) has another aspect ratio than the frames'."""
-    ratio = (keyframe[1] / keyframe[0]) / (frames[1] / frames[0])
-    if abs(ratio - 1) > tolerance:
-        raise GenPropError(
-            f"Expected a keyframe of the source's aspect ratio ({frames[1]}x{frames[0]}), "
-            f"got {keyframe[1]}x{keyframe[0]}. Edit an exported frame of the source, without cropping it."
+    @torch.no_grad()
+    def propagate_clip(
+        self, frames, keyframes, settings: PropagateSettings | None = None, mask=None, progress=None
+    ) -> ClipResult:
+        """Like `propagate`, for clips to keep: the result is uint8 at the source's size, after all of settings.clip."""
+        settings = settings or PropagateSettings()
+        check_clip(frames)
+        return propagate_clip(
+            HeadlessWindows(self, settings), frames, keyframes, self._clip_settings(frames, settings), mask, progress
         )

@@ -72,7 +72,8 @@ def test_every_frame_in_comes_out(model, count):
     result = model.propagate((clip(count) * 255).byte(), clip(count)[0], SETTINGS)
     assert result.frames.shape == (count, 3, 64, 64) and result.mask.shape == (count, 1, 8, 8)
     assert result.frames.isfinite().all() and 0 <= result.mask.min() and result.mask.max() <= 1
-    assert result.latents.abs().sum(dim=(1, 2, 3)).min() > 0  # no frame was left out
+    assert result.frames.flatten(1).std(dim=1).min() > 0  # no frame was left out
+    assert (result.latents is not None) == (count <= 4)
 
 
 def test_windows_cover_the_clip_in_order():

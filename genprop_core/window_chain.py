@@ -1,0 +1,171 @@
+"""Window after window along a run of frames: each starts from the best frame of the one before, anchored anew."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from .compositing import composite
+from .confidence import MARGIN, change_outside, confidence, sureness
+from .frames import as_bytes, as_float
+from .window_model import WindowModel
+from .windows import Run, plan_windows
+
+AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
+
+
+@dataclass
+class Made:
+    """What is made of a clip, at the working size. Frames are uint8, or float32 where the caller wants them exact.
+
+    frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence and change (outside the mask, in
+    1/255) [T]; windows: (first frame, last frame) in running order; seams: frames at which one window hands over to
+    the next; has_mask: whether any window came with a mask.
+    """
+
+    frames: torch.Tensor
+    mask: torch.Tensor
+    confidence: torch.Tensor
+    change: torch.Tensor
+    windows: list = field(default_factory=list)
+    seams: set = field(default_factory=set)
+    has_mask: bool = False
+
+    @classmethod
+    def empty(cls, count: int, height: int, width: int, dtype=torch.uint8) -> "Made":
+        return cls(
+            torch.zeros(count, 3, height, width, dtype=dtype),
+            torch.zeros(count, 1, height // 8, width // 8),
+            torch.ones(count),
+            torch.zeros(count),
+        )
+
+    def put(self, at: int, weight: float, frame, mask, sure: float, change: float) -> None:
+        """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""
+        for there, new in ((self.mask, mask), (self.confidence, sure), (self.change, change)):
+            there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
+        frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
+        self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame
+
+
+class Counter:
+    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink."""
+
+    def __init__(self, progress, windows: int, passes: int):
+        self.progress, self.windows, self.passes, self.done = progress, max(1, windows), passes, 0
+
+    def step(self):
+        """The callback of one pass over one window."""
+        if self.progress is None:
+            return None
+        done = self.done
+        self.done += 1
+        total = self.windows * self.passes
+        return lambda s, n: self.progress(done * n + s, max(total, done + 1) * n)
+
+    def finish(self, planned: int, ran: int):
+        """After a run: a run that needed fewer windows than planned lowers the total."""
+        self.windows = max(1, self.windows - planned + ran)
+
+
+@dataclass
+class Chain:
+    """Makes runs. `view` gives pictures and masks at the working size, `noise` a frame's noise.
+
+    view.frames(indices) -> [n,3,H,W] in [0,1]; view.mask(indices, predicted [n,1,h,w] or None) -> the mask to use,
+    [n,1,H,W], or None where there is none. colour(made, source, mask) -> made with its colours matched, or None.
+    hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass.
+    """
+
+    model: WindowModel
+    view: object
+    noise: object
+    window: int
+    overlap: int
+    counter: Counter
+    anchor: bool = True
+    colour: object = None
+    hide: object = None
+
+    def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
+        """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
+        places = run.order[: run.need] if places is None else places
+        window, length = min(self.window, len(run.order)), len(run.order)
+        done = start = ran = 0
+        reference = None
+        while done < run.need:
+            if done:
+                start = min(self._next_start(made, places, start, done), length - window)
+                keyframe = self._anchored(made, places[start], run.order[start])
+            part = run.order[start : start + window]
+            source = self.view.frames(part)
+            frames, mask, shown = self._make(part, source, keyframe, first=not done)
+            change = change_outside(frames, source, shown)
+            reference = float(change[0]) if reference is None else reference
+            sure = torch.ones(len(part)) if shown is None else sureness(shown if mask is None else mask)
+            trust = confidence(sure, change, reference)
+            made.has_mask |= mask is not None
+            mask = made.mask.new_zeros(len(part), *made.mask.shape[1:]) if mask is None else mask
+            fade = max(start, done - self.overlap)
+            for p in range(start, min(start + window, run.need)):
+                weight = 1.0 if p >= done else max(0.0, (p - fade) / (done - fade))
+                if weight:
+                    n = p - start
+                    made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(change[n]))
+            if done:
+                meet = range(fade + 1, min(done, run.need - 1) + 1)
+                made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
+            made.windows.append((part[0], part[-1]))
+            done, ran = start + window, ran + 1
+        self.counter.finish(self.count(run), ran)
+
+    def count(self, run: Run) -> int:
+        """Windows that a run needs at most."""
+        stops = [stop for _, stop, _ in plan_windows(len(run.order), self.window, self.overlap)]
+        return next(n for n, stop in enumerate(stops, 1) if stop >= run.need)
+
+    def _next_start(self, made: Made, places, start: int, done: int) -> int:
+        """Where in the overlap the next window starts: the frame to be trusted most, the earliest of equals."""
+        candidates = range(max(start + 1, done - self.overlap), min(done, len(places)))
+        trust = {p: float(made.confidence[places[p]]) for p in candidates}
+        return next(p for p in candidates if trust[p] >= max(trust.values()) - AS_GOOD)
+
+    def _anchored(self, made: Made, place: int, index: int) -> torch.Tensor:
+        """A made frame as the next keyframe: outside the mask, with a margin, the source's own pixels."""
+        frame = as_float(made.frames[place])[None]
+        mask = self.view.mask([index], made.mask[place][None] if made.has_mask else None)
+        if mask is None or not self.anchor:
+            return frame[0]
+        return composite(self.view.frames([index]), frame, mask, MARGIN, MARGIN)[0]
+
+    def _make(self, part, source, keyframe, first: bool):
+        """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""
+        noise = self.noise(part)
+        frames, mask = self.model.run(source, keyframe, noise=noise, progress=self.counter.step())
+        shown = self.view.mask(part, mask)
+        if self.hide is not None and shown is not None:
+            hidden = self.hide(source, shown)
+            frames, _ = self.model.run(hidden, keyframe, noise=noise, progress=self.counter.step())
+        if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
+            frames = self.colour(frames, source, shown)
+        return frames, mask, shown
+
+
+def blended(run: Run, chain: Chain, keyframe: torch.Tensor, made: Made) -> None:
+    """Makes a run and blends it with what `made` holds of these frames already, by distance times confidence.
+
+    The run starts at one keyframe and what is there at the other, run.need - 1 frames away.
+    """
+    height, width = made.frames.shape[-2:]
+    other = Made.empty(run.need, height, width, made.frames.dtype)
+    chain.follow(run, keyframe, other, list(range(run.need)))
+    made.windows += other.windows
+    made.seams |= other.seams
+    made.has_mask |= other.has_mask
+    for p, index in enumerate(run.order[: run.need]):
+        near = 1 - p / max(1, run.need - 1)
+        mine, there = near * float(other.confidence[p]), (1 - near) * float(made.confidence[index])
+        weight = mine / (mine + there) if mine + there > 0 else near
+        if not math.isclose(weight, 0, abs_tol=1e-6):
+            made.put(index, weight, as_float(other.frames[p]), other.mask[p], float(other.confidence[p]),
+                     float(other.change[p]))  # fmt: skip
