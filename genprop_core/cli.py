@@ -64,6 +64,10 @@ def build_parser() -> argparse.ArgumentParser:
     convert = commands.add_parser("convert", help="convert a base between a single file and a diffusers folder")
     convert.add_argument("src", type=Path)
     convert.add_argument("dst", type=Path)
+    old = commands.add_parser("import-checkpoint", help="adapters from a checkpoint of the earlier implementation")
+    old.add_argument("old", type=Path, metavar="OLD.pt", help="with sce_, injections_ and mpd_state_dict")
+    old.add_argument("--out", type=Path, required=True, help="adapter file to write (.safetensors)")
+    old.add_argument("--base", default="mini", help="the base it was trained on (default: %(default)s)")
     return parser
 
 
@@ -75,10 +79,14 @@ def main(argv=None) -> int:
             from .propagate import run
 
             run(arguments)
-        else:
+        elif arguments.command == "convert":
             from .convert import convert
 
             convert(arguments.src, arguments.dst)
+        else:
+            from .import_checkpoint import import_checkpoint
+
+            print(*import_checkpoint(arguments.old, arguments.out, arguments.base).lines(), sep="\n")
     except GenPropError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -88,3 +88,20 @@ def test_bad_input(base, tmp_path, capsys):
     with pytest.raises(GenPropError, match="cannot be read as one"):
         import_checkpoint(tmp_path / "c.pt", out, base)
     assert not out.exists()
+
+
+def test_command_line(base_file, tmp_path, capsys):
+    from genprop_core import cli
+    from genprop_core.base import load_base
+
+    torch.save(old_checkpoint(load_base(base_file).unet), tmp_path / "old.pt")
+    words = ["import-checkpoint", str(tmp_path / "old.pt"), "--base", str(base_file), "--out"]
+    assert cli.main([*words, str(tmp_path / "new.safetensors")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].endswith("tensors carried, 4 left") and sum(line.startswith("left: mpd.") for line in said) == 4
+    assert load_adapters(tmp_path / "new.safetensors").provenance["imported_from"] == "old.pt"
+    (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
+    words[1] = str(tmp_path / "bad.pt")
+    assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 2
+    assert capsys.readouterr().err.startswith("error: Expected a checkpoint of tensors, but ")
+    assert not (tmp_path / "other.safetensors").exists()
