@@ -6,6 +6,8 @@ import torch
 
 from .config import BaseShape
 from .errors import GenPropError
+from .one_token import one_token_attention
+from .temporal_conv import flat_temporal_convolutions
 
 
 def tap_modules(unet, num_blocks: int) -> list:
@@ -27,10 +29,11 @@ class Taps:
     add: list of [n,C,h,w] tensors or None per tap; a UNet batch of k*n frames gets each of them k times.
     first: optional function of the UNet's first features that returns such a list (the fused form).
     decoder_features: [n,C,h,w], the penultimate up block's output of the latest call.
+    batch: samples in the call to come, where it is known (see `one_token`).
     """
 
     def __init__(self):
-        self.add, self.first, self.decoder_features = None, None, None
+        self.add, self.first, self.decoder_features, self.batch = None, None, None, None
 
 
 def _add(hidden: torch.Tensor, extra: torch.Tensor, tap: int) -> torch.Tensor:
@@ -45,7 +48,10 @@ def _add(hidden: torch.Tensor, extra: torch.Tensor, tap: int) -> torch.Tensor:
 
 @contextmanager
 def attach(unet, num_blocks: int):
-    """Within the block, `unet` adds what the yielded Taps holds. Afterwards it is exactly what it was."""
+    """Within the block, `unet` adds what the yielded Taps holds. Afterwards it is exactly what it was.
+
+    Its cross-attentions and convolutions over time are taken the short way meanwhile (`one_token`, `temporal_conv`).
+    """
     BaseShape.from_unet(unet)  # refuses what is not SVD
     taps, handles = Taps(), []
 
@@ -69,7 +75,8 @@ def attach(unet, num_blocks: int):
         for index, module in enumerate(tap_modules(unet, num_blocks)):
             handles.append(module.register_forward_hook(hook_for(index)))
         handles.append(unet.up_blocks[-2].register_forward_hook(record))
-        yield taps
+        with one_token_attention(unet, lambda: taps.batch), flat_temporal_convolutions(unet):
+            yield taps
     finally:
         for handle in handles:
             handle.remove()

@@ -18,6 +18,8 @@ def denoise(
     """
     frames = x.shape[1]
     dtype = dtype or x.dtype
+    if taps is not None:
+        taps.batch = len(x)
     image, clip = condition.image_latents.to(dtype), condition.clip.to(dtype)
     if drop is not None:
         image = image * edm.expand(~drop, image)
