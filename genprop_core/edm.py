@@ -3,6 +3,8 @@
 Source: Karras et al. 2022 (arXiv 2206.00364), table 1 and eq. 5; SVD appendix D. Training and sampling both call this.
 """
 
+import math
+
 import torch
 
 SIGMA_MIN, SIGMA_MAX, RHO = 0.002, 700.0, 7.0
@@ -56,6 +58,18 @@ def loss_weight(sigma: torch.Tensor) -> torch.Tensor:
 def euler_step(x: torch.Tensor, denoised: torch.Tensor, sigma: float, next_sigma: float) -> torch.Tensor:
     """One Euler step of the probability flow ODE from sigma to next_sigma."""
     return x + (x - denoised) / sigma * (next_sigma - sigma)
+
+
+def multistep_step(x, denoised, sigma: float, next_sigma: float, earlier=None, earlier_sigma: float | None = None):
+    """One step of DPM-Solver++(2M) from sigma to next_sigma, for x = x0 + sigma * noise.
+
+    earlier, earlier_sigma: the denoised latents of the step before. Without them, and down to zero noise, this is the
+    Euler step. Source: Lu et al. 2022 (arXiv 2211.01095), algorithm 2; half the log signal-to-noise ratio is -ln sigma.
+    """
+    if earlier is not None and next_sigma > 0:
+        ratio = math.log(sigma / next_sigma) / math.log(earlier_sigma / sigma)
+        denoised = denoised + 0.5 * ratio * (denoised - earlier)
+    return euler_step(x, denoised, sigma, next_sigma)
 
 
 def linear_guidance(min_scale: float, max_scale: float, num_frames: int) -> torch.Tensor:

@@ -22,6 +22,12 @@ def psnr(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> 
     return _decibels(errors.sum() / counts.sum()) if counts.sum() else None
 
 
+def psnr_per_frame(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None) -> list[float | None]:
+    """PSNR of every frame for itself; None where the mask is empty."""
+    errors, counts = _squared_errors(a, b, mask)
+    return [_decibels(e / n) if n else None for e, n in zip(errors.tolist(), counts.tolist())]
+
+
 def ssim(a: torch.Tensor, b: torch.Tensor) -> float:
     """Structural similarity, mean over pixels, channels and frames: Wang et al. 2004, 11x11 Gaussian window of sigma
     1.5, K1 = 0.01, K2 = 0.03, without borders. Frames need at least 11 pixels a side."""

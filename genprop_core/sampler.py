@@ -1,5 +1,6 @@
-"""The denoising loop: Euler over Karras sigmas with SVD's guidance, and the mask read on the way."""
+"""The denoising loop: Karras sigmas with SVD's guidance, and the mask read on the way."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -7,16 +8,21 @@ import torch
 from . import edm
 from .attach import attach
 from .conditioning import Condition
+from .errors import GenPropError
 from .unet import denoise
 
 MASK_STEPS = 3  # the mask is averaged over this many last steps
+SOLVERS = ("euler", "dpm++2m")
 
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """steps: Euler steps; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
+    """steps: of the solver; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
 
-    sce_in_empty_branch: whether the guidance's empty branch gets the source's features too.
+    sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
+    dpm++2m needs about half of Euler's steps. guidance_range: noise levels that guidance is used at (Kynkäänniemi et
+    al. 2024, arXiv 2404.07724); outside, the empty branch is not computed and the step takes half the time.
+    docs/results.md has the measured effect of both.
     """
 
     steps: int = 25
@@ -24,6 +30,30 @@ class SamplerSettings:
     max_cfg: float = 3.0
     strength: float = 1.0
     sce_in_empty_branch: bool = True
+    solver: str = "euler"
+    guidance_range: tuple[float, float] = (0.0, math.inf)
+
+    def __post_init__(self):
+        if self.solver not in SOLVERS:
+            raise GenPropError(f"Expected a solver of {', '.join(SOLVERS)}, got {self.solver!r}.")
+        low, high = self.guidance_range
+        if not 0 <= low <= high:
+            raise GenPropError(f"Expected a guidance range LOW <= HIGH of noise levels from 0 on, got {low} to {high}.")
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the result, for blending (Avrahami et al. 2022, arXiv 2206.02779).
+
+    latents: scaled [B,T,4,h,w]; mask: [B,T,1,h,w] in [0,1], 1 where the result is to be made.
+    """
+
+    latents: torch.Tensor
+    mask: torch.Tensor
+
+    def blend(self, x: torch.Tensor, noise: torch.Tensor, sigma: float) -> torch.Tensor:
+        """x at this noise level with the known part, equally noisy, in its place."""
+        return torch.lerp(self.latents + sigma * noise, x, self.mask)
 
 
 def unit_noise(shape, seed: int) -> torch.Tensor:
@@ -46,34 +76,47 @@ def source_features(adapters, condition: Condition) -> list | None:
 
 
 @torch.no_grad()
-def sample(unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None, injected=None):
+def sample(
+    unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None, injected=None, known=None
+):
     """Latents [B,T,4,h,w] float32 and the mask's probability [B,T,1,h,w] (None without adapters).
 
     noise: unit noise [B,T,4,h,w]. adapters: GenPropAdapters or None for plain SVD. progress(step, steps) is called
     after every step. One UNet batch per step; a static SCE runs once, here, unless `injected` is its `source_features`
-    already.
+    already. known: a Known, kept outside its mask.
     """
     batch, frames = noise.shape[:2]
     device, dtype = noise.device, next(unet.parameters()).dtype
-    guided = settings.max_cfg > 1 or settings.min_cfg > 1
     scale = edm.linear_guidance(settings.min_cfg, settings.max_cfg, frames).to(device)
-    sigmas = edm.karras_sigmas(settings.steps)
-    both = double(condition) if guided else condition
-    drop = torch.arange(2 * batch, device=device) < batch if guided else None
+    sigmas = edm.karras_sigmas(settings.steps).tolist()
+    low, high = settings.guidance_range
+    guided = [low <= s <= high and (settings.max_cfg > 1 or settings.min_cfg > 1) for s in sigmas]
+    both = double(condition) if any(guided) else None
+    drop = torch.arange(2 * batch, device=device) < batch
     injected = source_features(adapters, condition) if injected is None else injected
-    if injected is not None and guided and not settings.sce_in_empty_branch:
-        injected = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
-    x = noise.float() * edm.initial_noise_scale()
-    mask = None
+    in_both = injected  # repeated over the branches where it is added
+    if injected is not None and not settings.sce_in_empty_branch:
+        in_both = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
+    noise = noise.float()
+    x = noise * edm.initial_noise_scale()
+    mask, earlier = None, (None, None)
     with attach(unet, adapters.config.num_blocks if adapters is not None else 0) as taps:
         for step, (sigma, following) in enumerate(zip(sigmas[:-1], sigmas[1:])):
-            rows = torch.cat([x, x]) if guided else x
-            levels = sigma.to(device).expand(len(rows))
-            denoised = denoise(unet, rows, levels, both, taps, adapters, injected, settings.strength, drop, dtype)
-            if guided:
+            rows, inputs, added, dropped = x, condition, injected, None
+            if guided[step]:
+                rows, inputs, added, dropped = torch.cat([x, x]), both, in_both, drop
+            levels = torch.full((len(rows),), sigma, device=device)
+            denoised = denoise(unet, rows, levels, inputs, taps, adapters, added, settings.strength, dropped, dtype)
+            if guided[step]:
                 empty, full = denoised.chunk(2)
                 denoised = empty + scale * (full - empty)
-            x = edm.euler_step(x, denoised, sigma.item(), following.item())
+            if settings.solver == "euler":
+                x = edm.euler_step(x, denoised, sigma, following)
+            else:
+                x = edm.multistep_step(x, denoised, sigma, following, *earlier)
+                earlier = denoised, sigma
+            if known is not None:
+                x = known.blend(x, noise, following)
             if adapters is not None and step >= settings.steps - MASK_STEPS:
                 features = taps.decoder_features[-batch * frames :]
                 probability = adapters.mpd(features, frames).float().sigmoid()
