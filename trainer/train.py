@@ -109,8 +109,8 @@ def new_adapters(args, base) -> GenPropAdapters:
     config = file.adapters.config
     if (config.sce, config.num_blocks) != (args.sce, args.num_blocks):
         raise GenPropError(
-            f"Expected adapters with --sce {args.sce} --num_blocks {args.num_blocks}, but those in {args.init_adapters} have "
-            f"--sce {config.sce} --num_blocks {config.num_blocks}. Give these two settings."
+            f"Expected adapters with --sce {args.sce} --num_blocks {args.num_blocks}, but those in "
+            f"{args.init_adapters} have --sce {config.sce} --num_blocks {config.num_blocks}. Give these two settings."
         )
     return file.adapters
 
