@@ -13,7 +13,7 @@ class GenPropExtension(ComfyExtension):
     async def get_node_list(self):
         # here and not in on_load, which ComfyUI 0.3 never calls
         folder_paths.add_model_folder_path(MODELS_FOLDER, os.path.join(folder_paths.models_dir, MODELS_FOLDER))
-        from . import condition, loaders, mask, sampling
+        from . import condition, loaders, mask, propagate, sampling
 
         return [
             loaders.GenPropLoadAdapters,
@@ -24,4 +24,6 @@ class GenPropExtension(ComfyExtension):
             sampling.GenPropApply,
             mask.GenPropPredictMask,
             mask.GenPropComposite,
+            propagate.GenPropKeyframes,
+            propagate.GenPropPropagate,
         ]

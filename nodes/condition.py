@@ -3,8 +3,9 @@ from comfy_api.latest import io
 
 from ..genprop_core import conditioning as cond
 from ..genprop_core.config import TASKS
+from ..genprop_core.frames import resize
 from . import encoding
-from .sockets import CATEGORY, AdaptersSocket, ConditionSocket, EncodedCondition
+from .sockets import CATEGORY, AdaptersSocket, ConditionSocket, Told
 
 
 class GenPropEncodeCondition(io.ComfyNode):
@@ -52,18 +53,11 @@ class GenPropEncodeCondition(io.ComfyNode):
     def execute(cls, adapters, clip_vision, vae, source, keyframe, keyframe_index, width, height, task, fps,
                 motion_bucket, noise_augmentation, noise_seed, hide, mask=None) -> io.NodeOutput:  # fmt: skip
         encoding.check_pictures(source, keyframe, keyframe_index, mask)
-        task = adapters.file.adapters.task_index(task)
         frames, key = encoding.channels_first(source), encoding.channels_first(keyframe)
         height, width = encoding.working_size(*frames.shape[2:], height, width, adapters.size_multiple)
-        frames, key = encoding.resize(frames, height, width), encoding.resize(key, height, width)
+        frames, key = resize(frames, height, width), resize(key, height, width)
         if mask is not None:
             frames = encoding.hide(frames, encoding.fit_mask(mask, len(frames), height, width), hide)
-        clip = encoding.clip_embedding(clip_vision, key, adapters.base.cross_attention_dim)
-        noisy = cond.augment_keyframe(key * 2 - 1, noise_augmentation, noise_seed) / 2 + 0.5
-        image = encoding.vae_latents(vae, noisy)
-        latents = encoding.vae_latents(vae, frames) * cond.SCALING
-        micro = cond.micro_conditions(fps, motion_bucket, noise_augmentation)
+        told = Told(fps, motion_bucket, noise_augmentation)
         plan = encoding.passes(len(frames), keyframe_index)
-        segments = tuple(encoding.segment(adapters, f, latents, image, clip, micro, task) for f in plan)
-        return io.NodeOutput(EncodedCondition(adapters, segments, len(frames), width, height, fps, motion_bucket,
-                                              noise_augmentation))  # fmt: skip
+        return io.NodeOutput(encoding.encode(adapters, clip_vision, vae, frames, key, plan, told, task, noise_seed))

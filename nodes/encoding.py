@@ -4,8 +4,9 @@ import torch
 
 from ..genprop_core import conditioning as cond
 from ..genprop_core.errors import GenPropError
-from ..genprop_core.pipeline import check_aspect, resize
-from .sockets import Adapters, Segment
+from ..genprop_core.pipeline import check_aspect
+from ..genprop_core.sampler import source_features
+from .sockets import Adapters, EncodedCondition, Segment, Told
 
 HIDE = ("black out", "blur")
 
@@ -97,13 +98,10 @@ def injected(adapters: Adapters, condition: cond.Condition) -> list | None:
     if module.config.sce != "static":
         return None
     frames, _, height, width = condition.source.shape[1:]
-    dtype = next(module.parameters()).dtype
-    wanted = 64 * frames * height * width * max(module.config.tap_widths()) * mm.dtype_size(dtype)  # measured: 40 to 60
+    size = mm.dtype_size(next(module.parameters()).dtype)
+    wanted = 64 * frames * height * width * max(module.config.tap_widths()) * size  # measured: 40 to 60
     mm.load_models_gpu([patcher], memory_required=wanted)
-    condition = condition.to(patcher.load_device)
-    with torch.no_grad():
-        made = module.encode(condition.source.to(dtype), condition.keyframe.to(dtype), condition.clip.to(dtype),
-                             condition.micro, condition.task)  # fmt: skip
+    made = source_features(module, condition.to(patcher.load_device))
     return [f if f is None else f.to(mm.intermediate_device()) for f in made]
 
 
@@ -114,5 +112,18 @@ def segment(adapters: Adapters, frames, source, image, clip, micro, task) -> Seg
     return Segment(frames, condition, injected(adapters, condition))
 
 
-__all__ = ["channels_first", "check_pictures", "clip_embedding", "fit_mask", "hide", "passes", "resize", "segment",
-           "vae_latents", "working_size"]  # fmt: skip
+def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: Told, task, seed) -> EncodedCondition:
+    """The condition of a clip: frames [T,3,H,W] and keyframe [1,3,H,W] in [0,1] at the working size.
+
+    plan: the frames of every pass (see `passes`); task: one the adapters know; seed: of the noise on the keyframe.
+    """
+    task = adapters.file.adapters.task_index(task)
+    clip = clip_embedding(clip_vision, keyframe, adapters.base.cross_attention_dim)
+    noisy = cond.augment_keyframe(keyframe * 2 - 1, told.noise_augmentation, seed) / 2 + 0.5
+    image = vae_latents(vae, noisy)
+    latents = vae_latents(vae, frames) * cond.SCALING
+    micro = cond.micro_conditions(told.fps, told.motion_bucket, told.noise_augmentation)
+    segments = tuple(segment(adapters, f, latents, image, clip, micro, task) for f in plan)
+    height, width = frames.shape[2:]
+    return EncodedCondition(adapters, segments, len(frames), width, height, told.fps, told.motion_bucket,
+                            told.noise_augmentation)  # fmt: skip

@@ -5,9 +5,10 @@ from comfy_api.latest import io
 
 from ..genprop_core.compositing import FEATHER, GROW, composite
 from ..genprop_core.errors import GenPropError
-from .encoding import channels_first, check_mask_count, fit_mask, resize
+from ..genprop_core.frames import resize
+from .encoding import channels_first, check_mask_count, fit_mask
 from .memory import check_model
-from .sampling import join, mask_pass
+from .passes import join, mask_pass
 from .sockets import CATEGORY, ConditionSocket, Features, FeaturesSocket
 
 

@@ -2,72 +2,15 @@
 import comfy.model_management as mm
 import comfy.sample
 import comfy.samplers
-import comfy.utils
 import latent_preview
 import torch
-from comfy.patcher_extension import WrappersMP
 from comfy_api.latest import io
 
-from ..genprop_core import edm
 from ..genprop_core.errors import GenPropError
-from ..genprop_core.sampler import MASK_STEPS
-from .control import GenPropControl, MaskRecorder, patch_model
+from .control import GenPropControl, patch_model
 from .memory import check_model
-from .sockets import CATEGORY, ConditionSocket, EncodedCondition, Features, FeaturesSocket, Segment
-
-COMPILE_KEY = "torch.compile"
-
-
-def conditioning(condition: EncodedCondition, segment: Segment, control):
-    """positive and negative CONDITIONING of one segment; the negative is SVD's empty branch, with the same control."""
-    clip, image = segment.condition.clip, segment.condition.image_latents[0, :1]
-    shared = {"motion_bucket_id": condition.motion_bucket, "fps": condition.fps, "control": control,
-              "augmentation_level": condition.noise_augmentation, "control_apply_to_uncond": False}  # fmt: skip
-    positive = [[clip, {**shared, "concat_latent_image": image}]]
-    return positive, [[torch.zeros_like(clip), {**shared, "concat_latent_image": torch.zeros_like(image)}]]
-
-
-def guide(model, low: float, high: float) -> None:
-    """Sets guidance growing linearly over the frames on a clone of ours, as VideoLinearCFGGuidance does."""
-
-    def linear(args):
-        full, empty = args["cond"], args["uncond"]
-        scale = edm.linear_guidance(low, high, len(full))[0].to(full.device, full.dtype)
-        return empty + scale * (full - empty)
-
-    model.set_model_sampler_cfg_function(linear, disable_cfg1_optimization=low != high)
-
-
-def mask_pass(model, condition: EncodedCondition, segment: Segment, latents) -> torch.Tensor:
-    """The mask's probability [T,1,h,w] by one UNet pass at the lowest noise level on finished latents [T,4,h,w]."""
-    control = GenPropControl(condition.adapters, segment)
-    patched = patch_model(model, [control])
-    patched.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)  # a compiled UNet may leave patches out
-    recorder = MaskRecorder(condition.adapters, len(segment.frames), edm.SIGMA_MIN)
-    patched.set_model_output_block_patch(recorder)
-    positive, negative = conditioning(condition, segment, control)
-
-    def once(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
-        denoiser(x, sigmas[0] * x.new_ones([x.shape[0]]), **(extra_args or {}))
-        return x
-
-    sigmas = torch.tensor([edm.SIGMA_MIN, 0.0])
-    comfy.sample.sample_custom(patched, torch.zeros_like(latents), 1.0, comfy.samplers.KSAMPLER(once), sigmas, positive,
-                               negative, latents, disable_pbar=True, seed=0)  # fmt: skip
-    probability = recorder.probability()
-    if probability is None:
-        raise GenPropError("Expected to read the mask from the UNet, but a patch on the MODEL keeps its blocks hidden. "
-                           "Connect the MODEL before it was compiled.")  # fmt: skip
-    return probability
-
-
-def join(condition: EncodedCondition, parts) -> torch.Tensor:
-    """[T,...] of the whole clip from the segments' parts; the keyframe, which all share, is the first one's."""
-    whole = torch.zeros(condition.num_frames, *parts[0].shape[1:])
-    for number, (segment, part) in enumerate(zip(condition.segments, parts)):
-        skip = min(number, 1)
-        whole[list(segment.frames[skip:])] = part[skip:].float().cpu()
-    return whole
+from .passes import Sampling, conditioning, join, sample_pass
+from .sockets import CATEGORY, ConditionSocket, Features, FeaturesSocket
 
 
 class GenPropSampler(io.ComfyNode):
@@ -109,26 +52,16 @@ class GenPropSampler(io.ComfyNode):
     def execute(cls, model, condition, seed, steps, min_guidance, max_guidance, sampler_name, scheduler, strength,
                 start_percent, end_percent) -> io.NodeOutput:  # fmt: skip
         check_model(model, condition.adapters)
+        settings = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength, start_percent,
+                            end_percent)  # fmt: skip
         latents, masks = [], []
         for number, segment in enumerate(condition.segments):
-            control = GenPropControl(condition.adapters, segment, strength, start_percent, end_percent)
-            patched = patch_model(model, [control])
-            guide(patched, min_guidance, max_guidance)
-            sigmas = comfy.samplers.KSampler(patched, steps, patched.load_device, sampler_name, scheduler, 1.0).sigmas
-            below = float(sigmas[-1 - min(MASK_STEPS, len(sigmas) - 1)])
-            recorder = MaskRecorder(condition.adapters, len(segment.frames), below)
-            patched.set_model_output_block_patch(recorder)
-            positive, negative = conditioning(condition, segment, control)
-            empty = torch.zeros(condition.latent_shape(len(segment.frames)), device=mm.intermediate_device())
             part = (seed + number) % 2**64
-            made = comfy.sample.sample(
-                patched, comfy.sample.prepare_noise(empty, part), steps, max_guidance, sampler_name, scheduler,
-                positive, negative, empty, callback=latent_preview.prepare_callback(patched, steps),
-                disable_pbar=not comfy.utils.PROGRESS_BAR_ENABLED, seed=part,
-            )  # fmt: skip
+            noise = comfy.sample.prepare_noise(torch.zeros(condition.latent_shape(len(segment.frames))), part)
+            callback = latent_preview.prepare_callback(model, steps)
+            made, probability = sample_pass(model, condition, segment, settings, part, noise, callback)
             latents.append(made)
-            probability = recorder.probability()
-            masks.append(mask_pass(model, condition, segment, made) if probability is None else probability)
+            masks.append(probability)
         features = Features(join(condition, masks), condition.width, condition.height)
         return io.NodeOutput({"samples": join(condition, latents).to(mm.intermediate_device())}, features)
 

@@ -14,6 +14,7 @@ MODELS_FOLDER = "genprop"  # below ComfyUI's models/
 AdaptersSocket = io.Custom("GENPROP_ADAPTERS")
 ConditionSocket = io.Custom("GENPROP_CONDITION")
 FeaturesSocket = io.Custom("GENPROP_FEATURES")
+KeyframesSocket = io.Custom("GENPROP_KEYFRAMES")  # ((frame index, picture [3,H,W] in [0,1]), ...)
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,15 @@ class Segment:
     frames: tuple[int, ...]
     condition: Condition
     injected: list | None
+
+
+@dataclass(frozen=True)
+class Told:
+    """What SVD is told about a clip."""
+
+    fps: float
+    motion_bucket: float
+    noise_augmentation: float
 
 
 @dataclass(frozen=True)

@@ -226,27 +226,44 @@ def check_cancel_leaves_nothing(pack):
 
 
 # --- together with others --------------------------------------------------------------------------------------------
-def _lora(pack):
-    key = "diffusion_model.output_blocks.0.0.in_layers.2.weight"
-    weight = mini(pack)["model"].model.diffusion_model.output_blocks[0][0].in_layers[2].weight
+LORA_LAYER = "input_blocks.0.0"  # the first layer: nothing that comes after it could make up for it
+
+
+def _first_weight(pack):
+    return mini(pack)["model"].model.diffusion_model.get_parameter(f"{LORA_LAYER}.weight").detach().clone()
+
+
+def _lora(weight, share=0.3):
+    """A LoRA of rank 4 whose change has `share` of the weight's own norm, so that it counts whatever was trained."""
     generator = torch.Generator().manual_seed(3)
-    down = torch.randn(4, *weight.shape[1:], generator=generator) / 5
-    up = torch.randn(weight.shape[0], 4, 1, 1, generator=generator) / 5
-    name = key.removesuffix(".weight")
+    down = torch.randn(4, *weight.shape[1:], generator=generator)
+    up = torch.randn(weight.shape[0], 4, 1, 1, generator=generator)
+    down *= share * weight.norm() / (up.flatten(1) @ down.flatten(1)).norm()
+    name = f"diffusion_model.{LORA_LAYER}"
     return {f"{name}.lora_up.weight": up, f"{name}.lora_down.weight": down}
 
 
 def check_lora(pack):
     import comfy.sd
 
-    model = comfy.sd.load_lora_for_models(mini(pack)["model"], None, _lora(pack), 1.0, 0.0)[0]
+    plain, seen = sampler(pack)[0], []
+    own = _first_weight(pack)
+    lora = _lora(own)
+
+    def look(h, options):
+        seen.append(relative(_first_weight(pack), own))
+        return h
+
+    model = comfy.sd.load_lora_for_models(mini(pack)["model"], None, lora, 1.0, 0.0)[0]
     assert len(model.patches) == 1
+    model.set_model_input_block_patch(look)
     with_lora = sampler(pack, model=model)[0]
-    assert relative(with_lora, sampler(pack)[0]) > 1e-3
+    assert 0.2 < min(seen) and max(seen) < 0.4, seen  # on the weight at every step
+    assert relative(with_lora, plain) > 0.01
     patched, *rest = apply(pack)
-    late = comfy.sd.load_lora_for_models(patched, None, _lora(pack), 1.0, 0.0)[0]
+    late = comfy.sd.load_lora_for_models(patched, None, lora, 1.0, 0.0)[0]
     assert torch.equal(ksampler(pack, late, *rest), with_lora)
-    assert relative(sampler(pack)[0], reference(pack)[0]) < 1e-3  # and the weights are back
+    assert torch.equal(sampler(pack)[0], plain) and torch.equal(_first_weight(pack), own)  # the weights are back
 
 
 def check_chained_control(pack):
@@ -362,7 +379,7 @@ def check_predict_mask(pack):
     difference = (soft - other).abs().mean()  # the last steps against one pass on what they made
     assert 0 < difference < 0.02, difference
     wanted = _one_pass_by_hand(pack, samples)
-    made = pack.own("sampling").mask_pass
+    made = pack.own("passes").mask_pass
     with torch.inference_mode():
         ours = made(mini(pack)["model"], condition(pack), condition(pack).segments[0], samples)
     assert relative(ours, wanted) < 1e-3
@@ -532,7 +549,8 @@ def check_schemas(pack):
     """Ids are stable for ever; every input and output says what it is."""
     ids = [k for k in pack.nodes.NODE_CLASS_MAPPINGS if k.startswith("GenProp")]
     assert ids == ["GenPropLoadAdapters", "GenPropLoadMini", "GenPropSampleClip", "GenPropEncodeCondition",
-                   "GenPropSampler", "GenPropApply", "GenPropPredictMask", "GenPropComposite"]  # fmt: skip
+                   "GenPropSampler", "GenPropApply", "GenPropPredictMask", "GenPropComposite", "GenPropKeyframes",
+                   "GenPropPropagate"]  # fmt: skip
     for name in ids:
         schema = pack.nodes.NODE_CLASS_MAPPINGS[name].define_schema()
         assert schema.category == "GenProp" and schema.description

@@ -1,4 +1,4 @@
-"""Runs the functions of comfy_checks.py in a process of its own, where `comfy` and `nodes` are ComfyUI's.
+"""Runs the checks of comfy_checks.py and comfy_clip_checks.py in a process where `comfy` and `nodes` are ComfyUI's.
 
 python comfy_worker.py CHECKOUT REPOSITORY FOLDER RESULTS [NAME ...]
 
@@ -86,9 +86,10 @@ def main(checkout, repository, folder, results, *names):
     pack = Pack(Path(checkout).resolve(), Path(repository).resolve(), Path(folder).resolve())
     sys.path.append(str(Path(__file__).resolve().parent))
     import comfy_checks
+    import comfy_clip_checks
 
     found = {}
-    for name, check in vars(comfy_checks).items():
+    for name, check in {**vars(comfy_checks), **vars(comfy_clip_checks)}.items():
         if name.startswith("check_") and (not names or name in names):
             try:
                 check(pack)

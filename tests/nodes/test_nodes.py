@@ -1,4 +1,4 @@
-"""Runs comfy_checks.py against every ComfyUI checkout found, each in a process of its own."""
+"""Runs the checks against every ComfyUI checkout found, each in a process of its own."""
 import json
 import os
 import re
@@ -15,7 +15,8 @@ import random_mini  # noqa: E402
 from comfy_checkouts import checkouts  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
-CHECKS = re.findall(r"^def (check_\w+)", (HERE / "comfy_checks.py").read_text(encoding="utf-8"), re.MULTILINE)
+FILES = [HERE / name for name in ("comfy_checks.py", "comfy_clip_checks.py")]
+CHECKS = [n for f in FILES for n in re.findall(r"^def (check_\w+)", f.read_text(encoding="utf-8"), re.MULTILINE)]
 
 
 @pytest.fixture(scope="module")

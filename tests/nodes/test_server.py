@@ -56,6 +56,8 @@ def prompt_of(server, name, seed=1, steps=STEPS):
             inputs["adapters_name"] = "mini (bundled)"
         elif node["class_type"] == "GenPropEncodeCondition":
             inputs |= {"width": 0, "height": 0}
+        elif node["class_type"] == "GenPropPropagate":
+            inputs |= {"width": 0, "height": 0, "window": 6, "seed": seed, "steps": steps}
         elif node["class_type"] in ("GenPropSampler", "KSampler"):
             inputs |= {"seed": seed, "steps": steps}
     return prompt
@@ -116,23 +118,27 @@ def test_a_workflow_runs_with_a_new_seed_and_again_unchanged(server, name):
     prompt = prompt_of(server, name)
     assert not ran(again)
     classes = {prompt[i]["class_type"] for i in ran(other)}
-    assert "GenPropEncodeCondition" not in classes and classes & {"GenPropSampler", "KSampler"}
+    assert "GenPropEncodeCondition" not in classes and classes & {"GenPropSampler", "KSampler", "GenPropPropagate"}
 
 
-def test_cancel_in_mid_sampling_and_the_next_run_is_right(server):
+@pytest.mark.parametrize("name", ["object_removal_mini", "two_keyframes"])
+def test_cancel_in_mid_sampling_and_the_next_run_is_right(server, name):
     from genprop_core.video_io import read_video
 
     def result(entry):
         return read_video(server_module().saved_files(entry, server.base)[0]).frames
 
-    wanted = result(run(server, prompt_of(server, "object_removal_mini", seed=3)))
-    running = server.queue(prompt_of(server, "object_removal_mini", seed=3, steps=500))
+    wanted = result(run(server, prompt_of(server, name, seed=3)))
+    before = len(server.log.read_text(errors="replace"))
+    running = server.queue(prompt_of(server, name, seed=3, steps=500))
     until = time.monotonic() + 300
-    while not re.search(r" [1-9]\d*/500 ", server.log.read_text(errors="replace")) and time.monotonic() < until:
+    while time.monotonic() < until:
+        if re.search(r" [1-9]\d*/500 ", server.log.read_text(errors="replace")[before:]):
+            break
         time.sleep(0.3)
     server.get("/interrupt", {})
     assert server_module().failure(server.wait(running)) == "interrupted"
-    fresh = prompt_of(server, "object_removal_mini", seed=3)
+    fresh = prompt_of(server, name, seed=3)
     server.get("/free", {"unload_models": True, "free_memory": True})  # so that nothing comes from the cache
     time.sleep(2)
     assert (result(run(server, fresh)).int() - wanted.int()).abs().max() <= 1
@@ -160,14 +166,16 @@ def test_a_video_of_other_proportions_is_refused(server):
 
 
 @pytest.mark.parametrize("checkout", checkouts()[:1], ids=lambda path: path.name)
-def test_memory_stays_flat_over_thirty_runs(checkout, tmp_path):
+def test_memory_stays_flat_over_many_runs(checkout, tmp_path):
     """Nothing cached, a new seed each time: whatever a run leaves behind would add up."""
     import psutil
 
     prepare(tmp_path)
     with server_module().Server(checkout, tmp_path, "--cpu", "--cache-none", python=python_of(checkout)) as running:
-        process, sizes = psutil.Process(running.process.pid), []
-        for seed in range(35):
-            run(running, prompt_of(running, "object_removal_mini", seed=seed, steps=1))
-            sizes.append(process.memory_info().rss)
-    assert max(sizes[5:]) < 1.03 * sizes[4], [s >> 20 for s in sizes]
+        process = psutil.Process(running.process.pid)
+        for name, warm_up, runs in (("object_removal_mini", 5, 30), ("long_clip", 5, 10)):
+            sizes = []
+            for seed in range(warm_up + runs):
+                run(running, prompt_of(running, name, seed=seed, steps=1))
+                sizes.append(process.memory_info().rss)
+            assert max(sizes[warm_up:]) < 1.03 * sizes[warm_up - 1], (name, [s >> 20 for s in sizes])

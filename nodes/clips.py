@@ -1,0 +1,60 @@
+"""Clips in and out of GenProp Propagate: an IMAGE batch, or a VIDEO whose frames stay bytes from end to end."""
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+
+import folder_paths
+import torch
+from comfy_api.latest import InputImpl, Types
+
+from ..genprop_core.frames import as_bytes, as_float
+from ..genprop_core.video_io import read_video, write_video
+from .encoding import channels_first
+
+NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
+NO_VIDEO = "The source is an IMAGE, so the result is at the IMAGE output. Use Create Video there for a video."
+
+
+@dataclass(frozen=True)
+class Clip:
+    """frames [T,3,H,W]: uint8 of a VIDEO, float in [0,1] of an IMAGE. fps is None for an IMAGE; path: the VIDEO's file
+    where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file."""
+
+    frames: torch.Tensor
+    fps: object = None
+    path: Path | None = None
+    audio: object = None
+
+    @classmethod
+    def of(cls, source) -> "Clip":
+        """From an IMAGE or a VIDEO."""
+        if isinstance(source, torch.Tensor):
+            return cls(channels_first(source))
+        if isinstance(source, InputImpl.VideoFromFile) and not any(_trim(source)):
+            path = source.get_stream_source()
+            if isinstance(path, str):
+                video = read_video(path)
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path))
+        parts = source.get_components()
+        frames = torch.stack([as_bytes(frame[..., :3]) for frame in parts.images])
+        return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)
+
+    def video(self, frames):
+        """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio.
+
+        Of a file: a file among ComfyUI's temporary ones, with the audio track copied as it is.
+        """
+        pictures = frames.movedim(1, -1)
+        if self.path is None:
+            parts = Types.VideoComponents(images=as_float(pictures), audio=self.audio, frame_rate=self.fps)
+            return InputImpl.VideoFromComponents(parts)
+        path = Path(folder_paths.get_temp_directory()) / f"genprop-{uuid.uuid4().hex}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_video(path, pictures, self.fps, audio_from=self.path)
+        return InputImpl.VideoFromFile(str(path))
+
+
+def _trim(video) -> tuple:
+    """Start and length of the part of its file that a VIDEO is; zeros for the whole. ComfyUI 0.3 knows no parts."""
+    known = getattr(video, "get_active_trim_window", None)
+    return (0.0, 0.0) if known is None else known()

@@ -1,0 +1,161 @@
+"""The nodes for real clips: any number of keyframes, and any length and size by genprop_core's long-clip engine."""
+import comfy.samplers
+import comfy.utils
+from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
+
+from ..genprop_core import conditioning as cond
+from ..genprop_core.clip_input import MASK_MODES, check_keyframes
+from ..genprop_core.compositing import FEATHER, GROW, composite
+from ..genprop_core.config import TASKS
+from ..genprop_core.errors import GenPropError
+from ..genprop_core.frames import as_float
+from ..genprop_core.long_clip import ClipSettings, propagate_clip
+from .clips import NO_IMAGE, NO_VIDEO, Clip
+from .encoding import channels_first, working_size
+from .passes import Sampling
+from .sockets import CATEGORY, AdaptersSocket, KeyframesSocket, Told
+from .windows import ComfyWindows
+
+
+class GenPropKeyframes(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GenPropKeyframes",
+            display_name="GenProp Keyframes",
+            category=CATEGORY,
+            description="One edited frame and where in the clip it belongs. Chain several of these nodes for several "
+            "keyframes, in any order.",
+            inputs=[
+                io.Image.Input("image", tooltip="One frame of the source after your edit, not cropped."),
+                io.Int.Input("frame_index", default=0, min=0, max=999999,
+                             tooltip="Which frame of the source was edited; 0 is the first."),
+                KeyframesSocket.Input("others", optional=True, tooltip="Keyframes from another of these nodes."),
+            ],
+            outputs=[KeyframesSocket.Output("keyframes", display_name="keyframes",
+                                            tooltip="For GenProp Propagate, or the next of these nodes.")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, image, frame_index, others=()) -> io.NodeOutput:
+        if len(image) != 1:
+            raise GenPropError(
+                f"Expected one keyframe, got {len(image)} images. Connect the one frame that was edited."
+            )
+        if frame_index in dict(others):
+            raise GenPropError(f"Expected one keyframe for frame {frame_index}, got two. Leave one out.")
+        return io.NodeOutput((*others, (frame_index, channels_first(image)[0])))
+
+
+class GenPropPropagate(io.ComfyNode):
+    @classmethod
+    def define_schema(cls):
+        return io.Schema(
+            node_id="GenPropPropagate",
+            display_name="GenProp Propagate",
+            category=CATEGORY,
+            description="Carries the edits of one or more keyframes through a clip of any length and size, window by "
+            "window, and says which frames should be edited again.",
+            inputs=[
+                io.Model.Input("model", tooltip="SVD, or the mini. LoRAs and torch.compile before it are fine."),
+                io.ClipVision.Input("clip_vision", tooltip="The CLIP vision of the SVD checkpoint."),
+                io.Vae.Input("vae", tooltip="The VAE of the SVD checkpoint, or taesd, which is faster."),
+                AdaptersSocket.Input("adapters", tooltip="From GenProp Load Adapters or GenProp Load Mini."),
+                io.MultiType.Input("source", [io.Image, io.Video],
+                                   tooltip="The clip as filmed. A VIDEO keeps its frame rate and audio, and needs a "
+                                           "quarter of the memory."),
+                KeyframesSocket.Input("keyframes", tooltip="From GenProp Keyframes."),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                             tooltip="Seed of the noise the clip is made from."),
+                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of every window."),
+                io.Float.Input("min_guidance", default=1.0, min=1.0, max=100.0, step=0.1,
+                               tooltip="Guidance at a window's first frame; it grows evenly to the last."),
+                io.Float.Input("max_guidance", default=3.0, min=1.0, max=100.0, step=0.1,
+                               tooltip="Guidance at a window's last frame. With both at 1 there is none."),
+                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
+                               tooltip="ComfyUI's samplers. SVD is usually sampled with euler."),
+                io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="karras",
+                               tooltip="ComfyUI's schedulers. SVD is usually sampled with karras."),
+                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
+                               tooltip="How strongly the source is kept. 0 is plain SVD."),
+                io.Int.Input("width", default=0, min=0, max=8192, step=8,
+                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
+                io.Int.Input("height", default=0, min=0, max=8192, step=8,
+                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
+                io.Combo.Input("task", options=list(TASKS), default=TASKS[0],
+                               tooltip="What the edit is: remove an object, change something, or track a painted one."),
+                io.Float.Input("fps", default=7.0, min=1.0, max=120.0, step=1.0,
+                               tooltip="Frames per second that SVD is told. 7 for svd and svd_xt, 6 for svd_xt_1_1."),
+                io.Int.Input("motion_bucket", default=127, min=1, max=1023,
+                             tooltip="How much motion SVD expects. 127 is its average."),
+                io.Float.Input("noise_augmentation", default=cond.NOISE_AUGMENTATION, min=0.0, max=10.0, step=0.01,
+                               tooltip="Noise added to every window's keyframe."),
+                io.Int.Input("window", default=25, min=2, max=1000,
+                             tooltip="Frames made together: 25 for svd_xt, 14 for svd, 8 for the mini."),
+                io.Int.Input("overlap", default=0, min=0, max=999,
+                             tooltip="Frames that neighbouring windows share. 0: a quarter of the window."),
+                io.Boolean.Input("find_shots", default=True,
+                                 tooltip="Look for scene cuts. None is crossed; every shot needs its own keyframe."),
+                io.Boolean.Input("keep_background", default=True,
+                                 tooltip="Outside the mask, take every pixel from the source."),
+                io.Int.Input("grow", default=GROW, min=0, max=256, tooltip="Pixels to grow the mask by for that."),
+                io.Int.Input("feather", default=FEATHER, min=0, max=256,
+                             tooltip="Pixels over which the result then fades into the source."),
+                io.Combo.Input("mask_mode", options=list(MASK_MODES), default=MASK_MODES[0],
+                               tooltip="With a mask: whether it takes the predicted one's place or is joined with it."),
+                io.Mask.Input("mask", optional=True,
+                              tooltip="Optional: the region that changes, one mask or one a frame, from any "
+                                      "segmentation."),
+            ],
+            outputs=[
+                io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),
+                io.Video.Output("video", display_name="VIDEO",
+                                tooltip="The edited clip with frame rate and audio, of a source that is VIDEO."),
+                io.Mask.Output("changed", display_name="MASK", tooltip="The region that changed, from 0 to 1."),
+                io.String.Output("report", display_name="report",
+                                 tooltip="What was made, and which frames should be edited again."),
+                io.Float.Output("confidence", display_name="confidence", is_output_list=True,
+                                tooltip="Per frame, from 0 to 1: how far the result can be trusted."),
+            ],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model, clip_vision, vae, adapters, source, keyframes, seed, steps, min_guidance, max_guidance,
+                sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
+                overlap, find_shots, keep_background, grow, feather, mask_mode,
+                mask=None) -> io.NodeOutput:  # fmt: skip
+        told = Told(fps, motion_bucket, noise_augmentation)
+        sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
+        windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
+        clip = Clip.of(source)
+        keyframes = check_keyframes(keyframes, clip.frames)
+        size = working_size(*clip.frames.shape[2:], height, width, adapters.size_multiple)
+        is_video = clip.fps is not None
+        settings = ClipSettings(
+            window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
+            feather=feather, mask_mode=mask_mode,
+        )  # fmt: skip
+        bar = comfy.utils.ProgressBar(1)
+
+        def progress(done, total):
+            bar.update_absolute(done, total, windows.preview)
+
+        made = propagate_clip(windows, clip.frames, keyframes, settings, mask, progress)
+        video, image = ExecutionBlocker(NO_VIDEO), ExecutionBlocker(NO_IMAGE)
+        if is_video:
+            video = clip.video(made.frames)
+        else:
+            frames = as_float(made.frames)
+            if keep_background:  # on the IMAGE's own numbers, which may be finer than bytes
+                frames = composite(clip.frames, frames, made.mask, grow, feather)
+            image = frames.movedim(1, -1)
+        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist())
+
+
+def report(made) -> str:
+    """What was made, for people: one line each for the whole, for the shots, and for what should be done."""
+    lines = [f"{len(made.frames)} frames in {len(made.windows)} windows"]
+    if len(made.shots) > 1:
+        lines.append("shots: " + ", ".join(f"{start}-{stop - 1}" for start, stop in made.shots))
+    return "\n".join(lines + (made.notes() or ["no frame needs another edit"]))

@@ -1,0 +1,176 @@
+"""What the nodes for whole clips must show inside ComfyUI; run like comfy_checks.py, whose helpers they share."""
+from fractions import Fraction
+
+import comfy_checks as c
+import numpy as np
+import torch
+
+FRAMES, WINDOW, OVERLAP = 10, 6, 2
+
+
+def long_source(pack):
+    """IMAGE [10,H,W,3] of bytes, from the checks' clip."""
+    source = c.clip(pack)[0]
+    return ((source[[0, 1, 2, 3, 4, 5, 6, 7, 6, 5]] * 255).round() / 255).contiguous()
+
+
+def keyframes(pack, *indices, source=None):
+    """GENPROP_KEYFRAMES: the source's frames with a grey square, by a chain of nodes."""
+    source, made = long_source(pack) if source is None else source, ()
+    for index in indices:
+        image = source[index : index + 1].clone()
+        image[:, 32:64, 32:64] = 0.5
+        made = pack.run("GenPropKeyframes", image=image, frame_index=index, others=made)[0]
+    return made
+
+
+def propagate(pack, model=None, source=None, given=None, **changes):
+    """(IMAGE, VIDEO, MASK, report, confidence)."""
+    parts = {**c.mini(pack), "model": model or c.mini(pack)["model"]}
+    source = long_source(pack) if source is None else source
+    values = {"source": source, "keyframes": given or keyframes(pack, 0), "seed": c.SEED, "steps": c.STEPS,
+              "window": WINDOW, "overlap": OVERLAP, "find_shots": False, **changes}  # fmt: skip
+    return pack.run("GenPropPropagate", **parts, **values)
+
+
+def check_propagate_one_window_is_the_sampler(pack):
+    source, keyframe = c.clip(pack)
+    given = pack.run("GenPropKeyframes", image=keyframe, frame_index=0)[0]
+    image, _, mask, report, sure = propagate(pack, source=source, given=given, window=25, keep_background=False)
+    latents, features = c.sampler(pack)
+    wanted = pack.run("VAEDecode", samples={"samples": latents}, vae=c.mini(pack)["vae"])[0].clamp(0, 1)
+    assert image.shape == source.shape and (image - wanted).abs().max() < 0.51 / 255
+    soft, _, _ = pack.run("GenPropPredictMask", features=features)
+    assert mask.shape == soft.shape and (mask - soft).abs().max() < 0.51 / 255
+    assert report.startswith("8 frames in 1 windows") and len(sure) == 8 and all(0 <= s <= 1 for s in sure)
+
+
+def check_propagate_agrees_with_headless(pack):
+    """Several windows between two keyframes, against the same settings without ComfyUI."""
+    assets, pipeline, clips = pack.core("assets"), pack.core("pipeline"), pack.core("long_clip")
+    image, _, mask, report, sure = propagate(pack, given=keyframes(pack, 9, 0), keep_background=False)
+    model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
+    settings = pipeline.PropagateSettings(
+        sampler=pack.core("sampler").SamplerSettings(steps=c.STEPS), seed=c.SEED, window=WINDOW, width=128, height=128,
+        clip=clips.ClipSettings(overlap=OVERLAP, find_shots=False),
+    )  # fmt: skip
+    frames = (long_source(pack).movedim(-1, 1) * 255).round().to(torch.uint8)
+    out = model.propagate_clip(frames, dict(keyframes(pack, 0, 9)), settings)
+    assert len(out.windows) > 2 and f"{FRAMES} frames in {len(out.windows)} windows" in report
+    assert torch.allclose(torch.tensor(sure), out.confidence, atol=1e-3)
+    made = (image.movedim(-1, 1) * 255).round().to(torch.uint8)
+    assert (made.int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (mask * 255 - out.mask[:, 0]).abs().max() <= 1.01
+    assert (out.frames.int() - frames.int()).abs().float().mean() > 0.5  # it did something
+
+
+def check_propagate_keeps_the_background(pack):
+    """Outside the given mask, grown and feathered, every number is the source's; inside it the result's."""
+    source = long_source(pack) * 0.999  # finer than bytes
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 40:60, 40:60] = 1
+    given = dict(given=keyframes(pack, 0), source=source, mask=mask, steps=2)
+    kept, before = source.clone(), mask.clone()
+    image, _, used, _, _ = propagate(pack, grow=2, feather=3, **given)
+    plain = propagate(pack, keep_background=False, **given)[0]
+    assert torch.equal(source, kept) and torch.equal(mask, before) and torch.equal(used, mask.expand(FRAMES, -1, -1))
+    far = torch.ones(128, 128, dtype=torch.bool)
+    far[35:65, 35:65] = False
+    assert torch.equal(image[:, far], source[:, far]) and not torch.equal(plain[:, far], source[:, far])
+    assert torch.equal(image[:, 38:62, 38:62], plain[:, 38:62, 38:62])
+    joined = propagate(pack, mask_mode="join", **given)[2]
+    assert (joined >= used - 1e-6).all()
+
+
+def _write_with_audio(path, frames):
+    """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it."""
+    import av
+
+    with av.open(str(path), "w") as output:
+        stream, sound = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=48000, layout="mono")
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for image in frames.numpy():
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        output.mux(stream.encode())
+        tone = np.sin(np.arange(40960, dtype=np.float32) / 20)[None]
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate, frame.pts = 48000, 0
+        output.mux(sound.encode(frame))
+        output.mux(sound.encode())
+
+
+def check_propagate_of_a_video(pack):
+    """VIDEO in, VIDEO out: as many frames, the frame rate, and the very packets of its audio."""
+    import av
+    from comfy_api.latest import InputImpl, Types
+    from comfy_execution.graph_utils import ExecutionBlocker
+
+    def facts(path):
+        with av.open(path) as media:
+            sound = [bytes(p) for p in media.demux(media.streams.audio[0]) if p.size]
+        with av.open(path) as media:
+            return media.streams.video[0].average_rate, len(list(media.decode(video=0))), sound
+
+    path = pack.folder / "with_audio.mp4"
+    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
+    given = {"given": keyframes(pack, 0), "steps": 1, "window": 25}
+    image, video, mask, _, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
+    assert isinstance(image, ExecutionBlocker) and "VIDEO output" in image.message and mask.shape == (8, 128, 128)
+    assert facts(video.get_stream_source()) == facts(str(path)) and facts(str(path))[0] == 12
+    parts = InputImpl.VideoFromFile(str(path)).get_components()
+    parts = Types.VideoComponents(images=parts.images, audio=parts.audio, frame_rate=Fraction(12))
+    other = propagate(pack, source=InputImpl.VideoFromComponents(parts), **given)[1].get_components()
+    assert other.frame_rate == 12 and other.images.shape == (8, 128, 128, 3) and other.audio == parts.audio
+    difference = (other.images - video.get_components().images).abs().mean()
+    assert difference < 0.03  # once through H.264
+    blocked = propagate(pack, source=long_source(pack), **given)[1]
+    assert isinstance(blocked, ExecutionBlocker) and "IMAGE output" in blocked.message
+
+
+def check_propagate_keeps_size(pack):
+    """An odd size is worked on at the nearest one that fits, and given back as it was."""
+    source = torch.nn.functional.interpolate(long_source(pack)[:4].movedim(-1, 1), (101, 117)).movedim(1, -1)
+    given = pack.run("GenPropKeyframes", image=source[:1], frame_index=0)[0]
+    image, _, mask, _, _ = propagate(pack, source=source, given=given, steps=1)
+    assert image.shape == source.shape and mask.shape == source.shape[:3]
+
+
+def check_propagate_cancel(pack):
+    """Cancel comes by the progress bar, after every step; nothing of the run is left."""
+    import comfy.model_management as mm
+    import comfy.utils
+
+    model, seen = c.mini(pack)["model"], []
+    options, wanted = repr(model.model_options), c.sampler(pack)[0]
+
+    def hook(value, total, preview, node_id=None, **_):
+        seen.append((value, total))
+        if value == c.STEPS + 1:  # the second window's first step
+            raise mm.InterruptProcessingException()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        propagate(pack)
+        raise AssertionError("was not cancelled")
+    except mm.InterruptProcessingException:
+        pass
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+    assert [v for v, _ in seen] == list(range(1, c.STEPS + 2)), seen
+    assert all(v < t and t % c.STEPS == 0 for v, t in seen)
+    assert repr(model.model_options) == options and not model.callbacks.get("on_cleanup")
+    assert torch.equal(c.sampler(pack)[0], wanted)
+
+
+def check_propagate_refusals(pack):
+    source = long_source(pack)
+    c.refuses("frame 0, got two", keyframes, pack, 0, 3, 0)
+    c.refuses("one keyframe, got 2", pack.run, "GenPropKeyframes", image=source[:2], frame_index=0)
+    c.refuses("indices from 0 to 9 .* got 12", propagate, pack, given=((12, source[0].movedim(-1, 0)),))
+    half = source[4, ::2, ::2].movedim(-1, 0)
+    c.refuses("keyframes of one size, got 128x128 for frame 0, 64x64 for frame 4", propagate, pack,
+              given=(*keyframes(pack, 0), (4, half)))  # fmt: skip
+    c.refuses("aspect ratio", propagate, pack, given=((0, source[0, :64].movedim(-1, 0)),))
+    c.refuses("mask has 3 frames, the video 10", propagate, pack, mask=torch.zeros(3, 128, 128))
+    c.refuses("overlap from 1 to 5 .* got 6", propagate, pack, overlap=6)
+    c.refuses("multiple of 32 .* got 100", propagate, pack, width=100)
