@@ -4,11 +4,19 @@ from dataclasses import dataclass
 
 import torch
 
+from .colour import KINDS
 from .confidence import to_size
 from .errors import GenPropError
+from .fit import Fit
 from .frames import as_float, resize
 
 MASK_MODES = ("replace", "join")
+CHOICES = {
+    "mask_mode": MASK_MODES,
+    "second_pass": ("off", "black", "blur"),
+    "colour": ("off", *KINDS),
+    "crop": ("off", "auto"),
+}  # of `long_clip.ClipSettings`
 
 
 def check_aspect(keyframe, frames, tolerance=0.02):
@@ -56,10 +64,17 @@ def check_keyframes(keyframes, frames) -> dict[int, torch.Tensor]:
     return found
 
 
-def check_mask(mask, frames, mode: str):
+def check_choices(settings) -> None:
+    """Raises GenPropError for a setting that is none of its kind."""
+    for name, choices in CHOICES.items():
+        if getattr(settings, name) not in choices:
+            raise GenPropError(f"Expected {', '.join(choices)} as {name}, got {getattr(settings, name)!r}.")
+    if settings.grow < 0 or settings.feather < 0:
+        raise GenPropError(f"Expected grow and feather of at least 0, got {settings.grow} and {settings.feather}.")
+
+
+def check_mask(mask, frames):
     """[1 or T,1,H,W] of a given mask [1 or T,H,W] or [1 or T,1,H,W]; None stays None. Raises where it fits nothing."""
-    if mode not in MASK_MODES:
-        raise GenPropError(f"Expected {' or '.join(MASK_MODES)} as the mask mode, got {mode!r}.")
     if mask is None:
         return None
     mask = mask[:, None] if mask.ndim == 3 else mask
@@ -72,25 +87,41 @@ def check_mask(mask, frames, mode: str):
     return mask
 
 
+def at_size(keyframe, frames) -> torch.Tensor:
+    """A keyframe [3,h,w] at the size of the frames [T,3,H,W]: float [1,3,H,W]."""
+    return resize(as_float(keyframe)[None], *frames.shape[-2:])
+
+
 @dataclass
 class View:
-    """A clip at the working size, a window at a time. frames [T,3,H,W]; mask: the user's [1 or T,1,H,W] or None."""
+    """A clip at the working size, a window at a time. source [T,3,H,W]; fit: from its size to the working one;
+    given: the user's mask [1 or T,1,H,W] or None, which replaces or joins (mode) the predicted one."""
 
     source: torch.Tensor
-    height: int
-    width: int
+    fit: Fit
     given: torch.Tensor | None = None
     mode: str = "replace"
 
     def frames(self, indices) -> torch.Tensor:
-        """[n,3,height,width] float in [0,1]."""
-        return resize(as_float(self.source[list(indices)]), self.height, self.width)
+        """[n,3,*fit.size] float in [0,1]."""
+        return self.fit.apply(self.source[list(indices)])
+
+    def keyframe(self, frame) -> torch.Tensor:
+        """A keyframe [3,h,w] of any size as [3,*fit.size]."""
+        return self.fit.apply(at_size(frame, self.source))[0]
 
     def mask(self, indices, predicted):
-        """[n,1,height,width]: the predicted mask (at latent size), the user's, or both joined; None without either."""
-        grown = None if predicted is None else to_size(predicted, self.height, self.width)
+        """[n,1,*fit.size]: the predicted mask (at latent size), the user's, or both joined; None without either."""
+        found = None if predicted is None else to_size(predicted, *self.fit.size)
+        own = self.own(indices)
+        if own is None or found is None:
+            return found if own is None else self.fit.apply(own)
+        own = self.fit.apply(own)
+        return own if self.mode == "replace" else torch.maximum(own, found)
+
+    def own(self, indices):
+        """The user's masks of these frames, float [n,1,H,W] at the source's size, or None."""
         if self.given is None:
-            return grown
+            return None
         at = [0] * len(indices) if len(self.given) == 1 else list(indices)
-        own = to_size(as_float(self.given[at]), self.height, self.width)
-        return own if grown is None or self.mode == "replace" else torch.maximum(own, grown)
+        return to_size(as_float(self.given[at]), *self.fit.source)

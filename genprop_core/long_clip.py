@@ -8,14 +8,20 @@ sampling steps. Only one window at a time is float and goes to the model.
 """
 
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
-from .clip_input import View, check_clip, check_keyframes, check_mask
-from .compositing import FEATHER, GROW, composite
-from .confidence import advice, doubtful_ranges, to_size
-from .errors import GenPropError
-from .frames import as_bytes, as_float, resize
+from . import colour
+from .clip_finish import finished
+from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
+from .clip_region import find_region
+from .compositing import FEATHER, GROW
+from .conditioning import hide
+from .confidence import advice, doubtful_ranges
+from .fit import Fit, plan_fit
+from .frames import as_bytes
+from .shots import find_shots
 from .window_chain import Chain, Counter, Made, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs
@@ -25,10 +31,13 @@ from .windows import check_window, default_overlap, plan_runs
 class ClipSettings:
     """How a clip is cut into windows and put together again. None means the model's default.
 
-    window, overlap: frames per pass, and shared by neighbours. size: (height, width) to work at; None is the source's.
-    seed: of the noise. find_shots: whether scene cuts are looked for. anchor: whether a window's keyframe is the
-    source's own outside the mask. composite, grow, feather: as in `compositing.composite`. mask_mode: whether a given
-    mask replaces the predicted one or joins it.
+    window, overlap: frames per pass, and shared by neighbours. size: (height, width) to work at; None is the source's,
+    padded. seed: of the noise. find_shots: whether scene cuts are looked for. anchor: whether a window's keyframe is
+    the source's own outside the mask. composite, grow, feather: as in `compositing.composite`, on the finished clip.
+    mask_mode: a given mask "replace"s the predicted one or "join"s it. second_pass: "off", or how the region found in
+    a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match`
+    for windows after the first. refine: whether the mask follows the picture's edges at full size. crop: "auto" works
+    on the region around the edit where that is small, "off" on whole frames.
     """
 
     window: int | None = None
@@ -41,6 +50,10 @@ class ClipSettings:
     grow: int = GROW
     feather: int = FEATHER
     mask_mode: str = "replace"
+    second_pass: str = "off"
+    colour: str = "offset"
+    refine: bool = False
+    crop: str = "off"
 
 
 @dataclass
@@ -49,8 +62,9 @@ class ClipResult:
 
     confidence: [T] in [0,1]; change_outside: [T], mean change outside the mask in 1/255, before compositing.
     doubtful: [(first, last)] frames that should be edited again. shots: [(start, stop)]; untouched: those without a
-    keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the model made, at the working size;
-    mask_probability: [T,1,h/8,w/8]; windows: [(first, last)]; seams: frames where windows meet.
+    keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the model made, at the working size
+    (of the region, where there is one); mask_probability: [T,1,h/8,w/8]; fit: between source and working size; region:
+    `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet.
     """
 
     frames: torch.Tensor
@@ -62,51 +76,70 @@ class ClipResult:
     untouched: list
     generated: torch.Tensor
     mask_probability: torch.Tensor | None
+    fit: Fit
+    region: object = None
     windows: list = field(default_factory=list)
     seams: list = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """What the user should know, one line each."""
-        shots = [f"frames {a}-{b - 1} have no keyframe and stay as they are: give one to edit that shot"
-                 for a, b in self.untouched]  # fmt: skip
+        shots = [
+            f"frames {a}-{b - 1} are a shot without a keyframe and stay as they are: give one to edit it"
+            for a, b in self.untouched
+        ]
         return shots + advice(self.doubtful)
 
 
-def make(model, frames, keyframes, settings, mask=None, progress=None, noise=None, dtype=torch.uint8):
-    """(Made, shots, untouched shots) at the working size, without what comes after the model. See `propagate_clip`.
+def make(model, view: View, keyframes, shots, settings, progress=None, noise=None, dtype=torch.uint8) -> Made:
+    """What the model makes of a clip, at the working size; frames of shots without a keyframe are the source's.
 
     noise: unit noise in pieces [1,t,4,h,w] instead of the seed's. dtype: torch.float32 keeps every bit of the frames.
     """
-    window = settings.window or model.default_frames
-    overlap = default_overlap(window) if settings.overlap is None else settings.overlap
-    check_window(window, overlap)
-    check_clip(frames)
-    keyframes = check_keyframes(keyframes, frames)
-    mask = check_mask(mask, frames, settings.mask_mode)
-    height, width = settings.size or tuple(frames.shape[-2:])
-    if height % model.size_multiple or width % model.size_multiple:
-        raise GenPropError(
-            f"Expected a size to work at in multiples of {model.size_multiple} for this base, got {width}x{height}."
-        )
-    shots = [(0, len(frames))]
-    made = Made.empty(len(frames), height, width, dtype)
-    view = View(frames, height, width, mask, settings.mask_mode)
-    seeded = FrameNoise(settings.seed, height // 8, width // 8, min(window, len(frames)))
-    own = seeded if noise is None else GivenNoise(noise)
-    runs = [(run, shot) for shot in shots for run in plan_runs(*shot, [k for k in keyframes if shot[0] <= k < shot[1]])]
-    chain = Chain(model, view, own, window, overlap, Counter(progress, 0, 1), settings.anchor)
-    chain.counter.windows = sum(chain.count(run) for run, _ in runs)
-    for run, _ in runs:
-        picture = resize(as_float(keyframes[run.order[0]])[None], height, width)[0]
-        if run.blend:
-            blended(run, chain, picture, made)
-        else:
-            chain.follow(run, picture, made)
-    untouched = [shot for shot in shots if not any(shot[0] <= k < shot[1] for k in keyframes)]
-    for start, stop in untouched:
+    window, overlap = _window(model, settings)
+    (height, width), count = view.fit.size, len(view.source)
+    made = Made.empty(count, height, width, dtype)
+    seeded = FrameNoise(settings.seed, height // 8, width // 8, min(window, count))
+    chain = Chain(
+        model,
+        view,
+        seeded if noise is None else GivenNoise(noise),
+        window,
+        overlap,
+        Counter(progress, 1 if settings.second_pass == "off" else 2),
+        settings.anchor,
+        None if settings.colour == "off" else partial(colour.match, kind=settings.colour),
+        None if settings.second_pass == "off" else partial(hide, how=settings.second_pass),
+    )
+    runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
+    chain.counter.windows = sum(chain.count(run) for run in runs)
+    for run in runs:
+        follow = blended if run.blend else Chain.follow
+        follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)
+    for start, stop in untouched(shots, keyframes):
         for index in range(start, stop):
             made.put(index, 1, view.frames([index])[0], 0.0, 1.0, 0.0)
-    return made, shots, untouched
+    return made
+
+
+def untouched(shots, keyframes) -> list[tuple[int, int]]:
+    """The shots without a keyframe."""
+    return [(start, stop) for start, stop in shots if not any(start <= k < stop for k in keyframes)]
+
+
+def _window(model, settings) -> tuple[int, int]:
+    window = model.default_frames if settings.window is None else settings.window
+    return window, default_overlap(window) if settings.overlap is None else settings.overlap
+
+
+def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = None):
+    """(View, keyframes, shots) of a clip whose every part fits the others; else GenPropError, before any sampling."""
+    check_window(*_window(model, settings))
+    check_clip(frames)
+    check_choices(settings)
+    keyframes, mask = check_keyframes(keyframes, frames), check_mask(mask, frames)
+    fit = plan_fit(*frames.shape[-2:], model.size_multiple, settings.size) if fit is None else fit
+    shots = find_shots(frames) if settings.find_shots else [(0, len(frames))]
+    return View(frames, fit, mask, settings.mask_mode), keyframes, shots
 
 
 def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=None, progress=None) -> ClipResult:
@@ -115,23 +148,31 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     Raises GenPropError, before any sampling, for keyframes, masks, windows and sizes that do not fit the clip.
     """
     settings = settings or ClipSettings()
-    made, shots, untouched = make(model, frames, keyframes, settings, mask, progress)
-    height, width = frames.shape[-2:]
-    out, masks = torch.empty(frames.shape, dtype=torch.uint8), None
-    view = View(frames, *made.frames.shape[-2:], check_mask(mask, frames, settings.mask_mode), settings.mask_mode)
-    if made.has_mask or mask is not None:
-        masks = torch.empty(len(frames), 1, height, width, dtype=torch.uint8)
-    for index in range(len(frames)):
-        frame = resize(as_float(made.frames[index])[None], height, width)
-        if masks is not None:
-            own = view.mask([index], made.mask[index][None] if made.has_mask else None)
-            masks[index] = as_bytes(to_size(own, height, width))[0]
-        if settings.composite and masks is not None:
-            frame = composite(frames[index][None], as_bytes(frame), masks[index][None], settings.grow, settings.feather)
-        out[index] = as_bytes(frame)[0]
-    for start, stop in untouched:
+    view, keyframes, shots = checked(model, frames, keyframes, settings, mask)
+    region, made = None, None
+    if settings.crop == "auto":
+        first = partial(make, model, view, keyframes, shots, settings, _part(progress, 0, 2))
+        region, made = find_region(view, keyframes, first)
+    if region is not None:
+        progress = progress if made is None else _part(progress, 1, 2)
+        inner = plan_fit(*region.size, model.size_multiple, view.fit.size)
+        cut_mask = None if view.given is None else region.cut(view.given.expand(len(frames), -1, -1, -1))
+        view = View(region.cut(frames), inner, cut_mask, settings.mask_mode)
+        keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
+        made = None
+    made = make(model, view, keyframes, shots, settings, progress) if made is None else made
+    out, masks = finished(view, made, frames, region, settings)
+    left = untouched(shots, keyframes)
+    for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])
     return ClipResult(
-        out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, untouched,
-        made.frames, made.mask if made.has_mask else None, made.windows, sorted(made.seams),
+        out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, left, made.frames,
+        made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),
     )  # fmt: skip
+
+
+def _part(progress, part: int, parts: int):
+    """progress of one of several equal parts of the work."""
+    if progress is None:
+        return None
+    return lambda done, total: progress(part * total + done, parts * total)

@@ -10,9 +10,10 @@ from .base import Base, default_adapters, load_base
 from .checkpoint import AdapterFile, load_adapters
 from .clip_input import check_aspect, check_clip
 from .errors import GenPropError
+from .fit import Fit
 from .frames import as_float, resize
 from .headless_windows import HeadlessWindows
-from .long_clip import ClipResult, ClipSettings, make, propagate_clip
+from .long_clip import ClipResult, ClipSettings, checked, make, propagate_clip
 from .offload import Placement
 from .out_of_memory import explained
 from .sampler import SamplerSettings, sample, source_features
@@ -168,10 +169,10 @@ class GenProp:
         """
         settings = settings or PropagateSettings()
         check_clip(frames)
-        windows = HeadlessWindows(self, settings)
-        made, _, _ = make(
-            windows, frames, keyframe, self._clip_settings(frames, settings), mask, progress, noise, torch.float32
-        )
+        windows, clip = HeadlessWindows(self, settings), self._clip_settings(frames, settings)
+        stretched = Fit(tuple(frames.shape[-2:]), clip.size, clip.size)
+        view, keyframes, shots = checked(windows, frames, keyframe, clip, mask, stretched)
+        made = make(windows, view, keyframes, shots, clip, progress, noise, torch.float32)
         one = len(made.windows) == 1
         return Result(
             made.frames,

@@ -51,8 +51,8 @@ class Made:
 class Counter:
     """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink."""
 
-    def __init__(self, progress, windows: int, passes: int):
-        self.progress, self.windows, self.passes, self.done = progress, max(1, windows), passes, 0
+    def __init__(self, progress, passes: int):
+        self.progress, self.windows, self.passes, self.done = progress, 1, passes, 0
 
     def step(self):
         """The callback of one pass over one window."""
@@ -151,7 +151,7 @@ class Chain:
         return frames, mask, shown
 
 
-def blended(run: Run, chain: Chain, keyframe: torch.Tensor, made: Made) -> None:
+def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
     """Makes a run and blends it with what `made` holds of these frames already, by distance times confidence.
 
     The run starts at one keyframe and what is there at the other, run.need - 1 frames away.
