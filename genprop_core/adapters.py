@@ -1,8 +1,9 @@
-"""Everything that is trained: SCE, injection layers and mask decoder in one plain nn.Module."""
+"""Everything that is trained: SCE, injection layers, selection and mask decoder in one plain nn.Module."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from . import edm
@@ -45,6 +46,32 @@ class Injection(nn.Module):
         return 1 + terms.to(self.gate_weight.dtype) @ self.gate_weight.T
 
 
+class Selection(nn.Module):
+    """Which part of the source is kept: one map in [0,1] that multiplies every injection.
+
+    It reads the SCE's features at all taps. The injections at full resolution come from its first layers, which cannot
+    know yet what was edited; the map brings them what the deeper layers found out. It starts close to 1 everywhere.
+    """
+
+    HIDDEN = 32
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        self.norms = nn.ModuleList(nn.GroupNorm(norm_groups(width), width) for width in widths)
+        self.inputs = nn.ModuleList(nn.Conv2d(width, self.HIDDEN, 1) for width in widths)
+        self.hidden = nn.Conv2d(self.HIDDEN, self.HIDDEN, 3, padding=1)
+        self.out = nn.Conv2d(self.HIDDEN, 1, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.constant_(self.out.bias, -3.0)
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
+        """Features at every tap [B*T,C,h',w'] -> logits of the edited region [B*T,1,h,w], at the first tap's size."""
+        size, hidden = features[0].shape[-2:], 0
+        for feature, norm, layer in zip(features, self.norms, self.inputs, strict=True):
+            hidden = hidden + F.interpolate(layer(norm(feature)), size=size, mode="bilinear")
+        return self.out(F.silu(self.hidden(F.silu(hidden))))
+
+
 class MaskPredictionDecoder(nn.Module):
     """Predicts the edited region from the penultimate up block's output; any number of frames, any size."""
 
@@ -56,12 +83,12 @@ class MaskPredictionDecoder(nn.Module):
 
     def forward(self, features: torch.Tensor, num_frames: int) -> torch.Tensor:
         """[B*T,C,h,w] -> logits [B,T,1,h,w]."""
-        hidden = nn.functional.silu(self.hidden(self.norm(features.to(self.out.weight.dtype))))
+        hidden = F.silu(self.hidden(self.norm(features.to(self.out.weight.dtype))))
         return self.out(hidden).unflatten(0, (-1, num_frames))
 
 
 class GenPropAdapters(nn.Module):
-    """SCE + injection layers + MPD for one base.
+    """SCE + injection layers + selection + MPD for one base.
 
     Build with `from_unet` (copies the base's weights) or let `checkpoint.load_adapters` fill an empty one.
     """
@@ -74,6 +101,7 @@ class GenPropAdapters(nn.Module):
         std = 1e-3 if config.sce == "fused" else 0.0
         pairs = zip(config.tap_widths(), config.active_taps())
         self.injections = nn.ModuleList(Injection(width, std) if active else nn.Identity() for width, active in pairs)
+        self.selection = Selection(config.tap_widths()) if config.selection else None
         self.mpd = MaskPredictionDecoder(config.base.block_out_channels[1])
 
     @classmethod
@@ -91,11 +119,21 @@ class GenPropAdapters(nn.Module):
 
         Arguments as in `SelectiveContentEncoder.forward`. In the static form this runs once per window.
         """
-        features = self.sce(source, keyframe, clip_embedding, micro, task, first_features, c_noise)
-        return [
+        return self.encode_and_select(source, keyframe, clip_embedding, micro, task, first_features, c_noise)[0]
+
+    def encode_and_select(self, *inputs):
+        """`encode`'s list, and the selection's logits of the edited region [B,T,1,h,w] (None without a selection)."""
+        features = self.sce(*inputs)
+        injected = [
             layer(feature) if isinstance(layer, Injection) else None
             for layer, feature in zip(self.injections, features, strict=True)
         ]
+        if self.selection is None:
+            return injected, None
+        logits = self.selection(features)
+        keep = 1 - logits.sigmoid()
+        kept = [f if f is None else f * F.interpolate(keep, size=f.shape[-2:], mode="area") for f in injected]
+        return kept, logits.unflatten(0, (-1, inputs[0].shape[1]))
 
     def gated(self, injected, c_noise: torch.Tensor, num_frames: int, strength: float = 1.0):
         """The tensors to add at this noise level: injected * gate(c_noise) * strength. c_noise is [B]."""

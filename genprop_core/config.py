@@ -85,6 +85,7 @@ class AdapterConfig:
     num_blocks: how many of the UNet's down blocks the SCE copies, 1 to the base's number of levels.
     sce: "static" (runs once per window) or "fused" (runs at every step, on the UNet's own first features too).
     taps: "skips" (conv_in, every layer and downsampler) or "blocks" (only the last output of every copied block).
+    selection: whether a map of what to keep, made from the SCE's features, multiplies what is injected.
     tasks: names of the learned task embeddings, in the order of their rows.
     """
 
@@ -92,6 +93,7 @@ class AdapterConfig:
     num_blocks: int = 2
     sce: str = "static"
     taps: str = "skips"
+    selection: bool = True
     tasks: tuple[str, ...] = TASKS
 
     def __post_init__(self):
@@ -131,6 +133,7 @@ class AdapterConfig:
     def from_json(cls, text: str) -> "AdapterConfig":
         try:
             values = json.loads(text)
+            values = {"selection": False, **values}  # files from before there was one
             return cls(**{**values, "base": BaseShape(**values["base"])})
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise GenPropError(

@@ -11,9 +11,10 @@ from . import edm
 
 @dataclass(frozen=True)
 class LossSettings:
-    """Weights of the terms: L = L_nonmask + lambda_mask L_mask + beta_grad L_grad + gamma_mpd L_mpd.
+    """Weights of the terms: L = L_nonmask + lambda_mask L_mask + beta_grad L_grad + gamma_mpd (L_mpd + L_select).
 
-    mask_loss: "bce_dice", "bce" or "mse" (the paper's). positive_weight: of edited pixels in the BCE.
+    L_select is L_mpd's formula on the selection's logits. mask_loss: "bce_dice", "bce" or "mse" (the paper's).
+    positive_weight: of edited pixels in the BCE.
     """
 
     lambda_mask: float = 2.0
@@ -81,10 +82,10 @@ def mask_term(logits, mask, settings: LossSettings) -> torch.Tensor:
 
 
 def total(terms: dict[str, torch.Tensor], settings: LossSettings) -> torch.Tensor:
-    """The weighted sum of {"nonmask", "mask", "grad", "mpd"}."""
+    """The weighted sum of {"nonmask", "mask", "grad", "mpd", "select"}."""
     return (
         terms["nonmask"]
         + settings.lambda_mask * terms["mask"]
         + settings.beta_grad * terms["grad"]
-        + settings.gamma_mpd * terms["mpd"]
+        + settings.gamma_mpd * (terms["mpd"] + terms["select"])
     )

@@ -94,6 +94,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument("--num_blocks", type=COUNT, default=2, help="down blocks that the SCE copies")
     group.add_argument(
+        "--selection",
+        choices=["on", "off"],
+        default="on",
+        help="a map of what to keep, made by the SCE, multiplies what is injected",
+    )
+    group.add_argument(
         "--init_adapters", metavar="FILE", help="adapters (.safetensors) to start from, instead of fresh ones"
     )
     group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
@@ -104,6 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--batch_size", type=COUNT, default=1, help="windows per process and forward pass")
     group.add_argument("--gradient_accumulation_steps", type=COUNT, default=4, help="forward passes per optimiser step")
     group.add_argument("--lr", type=POSITIVE, default=5e-5, help="peak learning rate")
+    group.add_argument(
+        "--new_layers_lr", type=POSITIVE, default=1.0, help="factor on --lr for what is not copied from the base"
+    )
     group.add_argument("--warmup_steps", type=WHOLE, default=100, help="optimiser steps of linear warm-up")
     group.add_argument(
         "--lr_scheduler",
@@ -123,7 +132,19 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--beta_grad", type=WEIGHT, default=1.0, help="weight of the gradient loss; 0 skips its second SCE pass"
     )
-    group.add_argument("--gamma_mpd", type=WEIGHT, default=1.0, help="weight of the mask decoder's loss")
+    group.add_argument(
+        "--gamma_mpd", type=WEIGHT, default=1.0, help="weight of the losses of mask decoder and selection"
+    )
+    group.add_argument("--grad_every", type=COUNT, default=1, help="optimiser steps from one gradient loss to the next")
+    group.add_argument(
+        "--copy_share",
+        type=SHARE,
+        default=0.08,
+        help="share of the run, at its start, that learns to copy the source before the losses of the mask count",
+    )
+    group.add_argument(
+        "--ramp_share", type=SHARE, default=0.25, help="share of the run over which these losses then rise"
+    )
     group.add_argument("--mask_loss", choices=["bce_dice", "bce", "mse"], default="bce_dice", help="mse is the paper's")
     group.add_argument(
         "--cond_dropout", type=SHARE, default=0.1, help="share of windows without image condition, 0 to 1"

@@ -1,6 +1,6 @@
 """One training step's loss, from cached latents: what `trainer/train.py` and the mini share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -43,33 +43,54 @@ def stack(draws: list[dict]) -> dict[str, torch.Tensor]:
     }
 
 
-def loss_terms(unet, taps, adapters, condition: Condition, target, mask, random, settings: StepSettings):
-    """The loss terms of a batch: {"total", "nonmask", "mask", "grad", "mpd"} tensors and "without_mask", a count.
+def selectivity(step: int, total: int, copy_share: float, ramp_share: float) -> float:
+    """How much of L_mask, L_grad and the MPD's pull on the SCE counts at this step, 0 to 1.
+
+    0 for the first `copy_share` of the run, then rising to 1 over `ramp_share`. With all of it from the first step,
+    an SCE that cannot tell yet what was edited learns to inject next to nothing, and stays there for long.
+    """
+    if not copy_share + ramp_share:
+        return 1.0
+    return min(1.0, max(0.0, (step / total - copy_share) / max(ramp_share, 1e-9)))
+
+
+def loss_terms(
+    unet, taps, adapters, condition: Condition, target, mask, random, settings: StepSettings, selective: float = 1.0
+):
+    """The loss terms of a batch: {"total", "nonmask", "mask", "grad", "mpd", "select"} and "without_mask", a count.
 
     unet: frozen, with `attach` active (its `taps`). target: clean scaled latents [B,T,4,h,w]; mask [B,T,1,h,w] soft.
-    random: from `stack`, on the target's device.
+    random: from `stack`, on the target's device. selective: from `selectivity`.
     """
     frames, sigma = target.shape[1], random["sigma"]
     noisy = target + edm.expand(sigma, target) * random["noise"]
 
     def encode(source):
-        return adapters.encode(source, condition.keyframe, condition.clip, condition.micro, condition.task)
+        return adapters.encode_and_select(source, condition.keyframe, condition.clip, condition.micro, condition.task)
 
-    static = adapters.config.sce == "static"
-    injected = encode(condition.source) if static else None
+    injected, selection = encode(condition.source)
+    static = adapters.config.sce == "static"  # the fused form is encoded again, with the UNet's features
     denoised = denoise(
-        unet, noisy, sigma, condition, taps, adapters, injected, settings.injection_weight, random["drop"]
+        unet,
+        noisy,
+        sigma,
+        condition,
+        taps,
+        adapters,
+        injected if static else None,
+        settings.injection_weight,
+        random["drop"],
     )
-    logits = adapters.mpd(taps.decoder_features, frames)
+    features = torch.lerp(taps.decoder_features.detach(), taps.decoder_features, selective)
     nonmask, inside, without = losses.reconstruction_terms(denoised, target, mask, sigma)
-    terms = {"nonmask": nonmask, "mask": inside, "mpd": losses.mask_term(logits, mask, settings.loss)}
-    if settings.loss.beta_grad:
+    nothing, loss = nonmask.new_zeros(()), settings.loss
+    terms = {"nonmask": nonmask, "mask": inside, "grad": nothing, "select": nothing}
+    terms["mpd"] = losses.mask_term(adapters.mpd(features, frames), mask, loss)
+    if selection is not None:
+        terms["select"] = losses.mask_term(selection, mask, loss)
+    if loss.beta_grad * selective:
         # d lives inside the mask only; in the fused form f is taken without the UNet's features
         d = settings.delta * random["perturbation"] * mask
-        terms["grad"] = losses.gradient_term(
-            injected or encode(condition.source), encode(condition.source + d), mask, settings.delta
-        )
-    else:
-        terms["grad"] = nonmask.new_zeros(())
-    terms["total"] = losses.total(terms, settings.loss)
-    return terms | {"without_mask": without}
+        terms["grad"] = losses.gradient_term(injected, encode(condition.source + d)[0], mask, settings.delta)
+    loss = replace(loss, lambda_mask=selective * loss.lambda_mask, beta_grad=selective * loss.beta_grad)
+    return terms | {"total": losses.total(terms, loss), "without_mask": without}

@@ -12,6 +12,7 @@ import logging
 import math
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 if __name__ == "__main__":  # run by its path: the repository's root is not on sys.path then
@@ -36,7 +37,7 @@ from trainer.logs import Live, RunLog, check_tracker, mean_over_processes
 from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.samples import GlobalBatch, WindowSettings
-from trainer.step import StepSettings, loss_terms
+from trainer.step import StepSettings, loss_terms, selectivity
 from trainer.validation import Validator
 from trainer.windows import Windows, check_sizes, loader, to_device
 
@@ -47,13 +48,12 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Step(torch.nn.Module):
     """The adapters with their loss as `forward`, so that Accelerate can wrap them. The frozen UNet stays outside."""
 
-    def __init__(self, adapters: GenPropAdapters, unet, defaults, settings: StepSettings):
+    def __init__(self, adapters: GenPropAdapters, unet, defaults):
         super().__init__()
-        self.adapters = adapters
+        self.adapters, self.defaults = adapters, defaults
         self.__dict__["unet"] = unet  # not a submodule: neither trained, nor wrapped, nor saved
-        self.defaults, self.settings = defaults, settings
 
-    def forward(self, taps, batch: dict) -> dict:
+    def forward(self, taps, batch: dict, settings: StepSettings, selective: float) -> dict:
         micro = micro_conditions(
             self.defaults.fps, self.defaults.motion_bucket, NOISE_AUGMENTATION, len(batch["target"])
         )
@@ -65,9 +65,15 @@ class Step(torch.nn.Module):
             source=batch["source"],
             keyframe=batch["image"],
         )
-        return loss_terms(
-            self.unet, taps, self.adapters, condition, batch["target"], batch["mask"], batch["random"], self.settings
-        )
+        target, mask, random = batch["target"], batch["mask"], batch["random"]
+        return loss_terms(self.unet, taps, self.adapters, condition, target, mask, random, settings, selective)
+
+
+def parameter_groups(adapters: GenPropAdapters, args) -> list[dict]:
+    """The SCE, copied from the base, at --lr; what starts from nothing at --new_layers_lr times that."""
+    copied = [p for p in adapters.sce.parameters() if p.requires_grad]
+    new = adapters.trainable()[len(copied) :]
+    return [{"params": copied, "factor": 1.0}, {"params": new, "factor": args.new_layers_lr}]
 
 
 def learning_rate(step: int, args, total: int) -> float:
@@ -103,7 +109,8 @@ def make_accelerator(args) -> Accelerator:
 def new_adapters(args, base) -> GenPropAdapters:
     """Fresh adapters, or those of --init_adapters."""
     if args.init_adapters is None:
-        return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce)
+        selection = args.selection == "on"
+        return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
     file = load_adapters(args.init_adapters)
     file.check(base.fingerprint())
     config = file.adapters.config
@@ -157,6 +164,7 @@ def run(args):
     entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     settings = StepSettings(loss, args.sigma_mean, args.sigma_std, args.cond_dropout, args.injection_weight)
+    without_grad = replace(settings, loss=replace(loss, beta_grad=0.0))
     probability = args.corrupt_probability if args.corrupt_source != "none" else 0.0
     drawn = WindowSettings(args.seed, args.num_frames, args.keyframes_max, args.reverse, probability)
     windows = Windows(entries, drawn, settings, encoder if args.cache_dir is None else None)
@@ -164,12 +172,13 @@ def run(args):
     total = args.max_steps or math.ceil(args.epochs * len(entries) / batch_plan.size)
 
     # what is trained: the adapters, in fp32; the base is frozen, in the precision of the run
-    base.unet.to(device, DTYPES[args.mixed_precision])
+    # nn.Module's own `to`: diffusers' warns of parts to keep in fp32 even where it names none
+    torch.nn.Module.to(base.unet, device, DTYPES[args.mixed_precision])
     if args.gradient_checkpointing:
         gradient_checkpointing.enable(base.unet, adapters.sce)
     names = [name for name, p in adapters.named_parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(adapters.trainable(), args.lr, weight_decay=args.weight_decay)
-    model, optimizer = accelerator.prepare(Step(adapters, base.unet, base.defaults, settings), optimizer)
+    optimizer = torch.optim.AdamW(parameter_groups(adapters, args), args.lr, weight_decay=args.weight_decay)
+    model, optimizer = accelerator.prepare(Step(adapters, base.unet, base.defaults), optimizer)
     live = dict(accelerator.unwrap_model(model).adapters.named_parameters())
     parameters = {name: live[name] for name in names}
     ema = EMA(parameters.values(), args.ema_decay)
@@ -235,12 +244,14 @@ def run(args):
     while step < total:
         clock, rate, terms = time.perf_counter(), learning_rate(step, args, total), []
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["factor"]
+        selective = selectivity(step, total, args.copy_share, args.ramp_share)
+        current = settings if step % args.grad_every == 0 else without_grad
         with attach(base.unet, args.num_blocks) as taps:
             for _ in range(args.gradient_accumulation_steps):
                 batch = to_device(next(batches), device)
                 with accelerator.accumulate(model):
-                    terms.append(model(taps, batch))
+                    terms.append(model(taps, batch, current, selective))
                     check_finite(terms[-1], batch["name"], step)
                     accelerator.backward(terms[-1]["total"])
                     if accelerator.sync_gradients:

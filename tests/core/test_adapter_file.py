@@ -10,6 +10,7 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.config import AdapterConfig, BaseShape
 from genprop_core.errors import GenPropError
+from genprop_core.files import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +92,14 @@ def test_configuration_is_validated():
 def test_only_svd_is_a_base():
     with pytest.raises(GenPropError, match="Expected an SVD UNet .* got Linear"):
         BaseShape.from_unet(torch.nn.Linear(1, 1))
+
+
+def test_files_from_before_the_selection_still_load(tmp_path):
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, selection=False)
+    save_adapters(tmp_path / "a.safetensors", adapters, Fingerprint.of_unet(unet), {})
+    tensors, metadata = load_tensors(tmp_path / "a.safetensors")
+    config = {k: v for k, v in json.loads(adapters.config.to_json()).items() if k != "selection"}
+    name = next(k for k, v in metadata.items() if v == adapters.config.to_json())
+    save_tensors(tmp_path / "b.safetensors", tensors, {**metadata, name: json.dumps(config)})
+    assert load_adapters(tmp_path / "b.safetensors").adapters.selection is None

@@ -8,7 +8,7 @@ from genprop_core import edm
 from genprop_core.adapters import GenPropAdapters, MaskPredictionDecoder
 from genprop_core.attach import attach, tap_modules
 from genprop_core.config import AdapterConfig, BaseShape
-from trainer.step import StepSettings, draw, loss_terms, stack
+from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
 
 
 def _steps(adapters, unet, count):
@@ -136,3 +136,51 @@ def test_mask_decoder_takes_any_size(frames, height, width):
     """Defect 6."""
     logits = MaskPredictionDecoder(64)(torch.randn(2 * frames, 64, height, width), frames)
     assert logits.shape == (2, frames, 1, height, width)
+
+
+def test_the_selection_multiplies_what_is_injected():
+    adapters = GenPropAdapters.from_unet(tiny_unet())
+    c = tiny_condition(batch=2)
+    inputs = c.source, c.keyframe, c.clip, c.micro, c.task
+    with torch.no_grad():
+        for layer in adapters.injections:
+            layer.conv.weight.normal_(std=0.1)
+        injected, logits = adapters.encode_and_select(*inputs)
+        assert logits.shape == (2, 4, 1, 8, 8) and 0.9 < (1 - logits.sigmoid()).min() < 1
+        for value, wanted in ((100.0, 0.0), (-100.0, None)):
+            adapters.selection.out.bias.fill_(value)
+            for f, g in zip(adapters.encode(*inputs), injected):
+                torch.testing.assert_close(f, g * 0 if wanted == 0.0 else g / (1 - logits.mean().sigmoid()))
+
+
+def test_selection_depends_on_the_features_where_it_has_learned():
+    adapters = GenPropAdapters.from_unet(tiny_unet())
+    torch.nn.init.normal_(adapters.selection.out.weight)
+    c = tiny_condition(batch=1)
+    rest = c.keyframe, c.clip, c.micro, c.task
+    with torch.no_grad():
+        a, b = (adapters.encode_and_select(s, *rest)[1] for s in (c.source, c.source.flip(-1)))
+    assert (a - b).abs().max() > 0.01
+
+
+def test_at_first_only_copying_counts():
+    """selective = 0: neither the mask's error, nor the MPD, nor L_grad pulls on the SCE; the MPD itself learns."""
+    unet, grads = tiny_unet(), {}
+    for selective in (0.0, 1.0):
+        adapters = GenPropAdapters.from_unet(unet, selection=False)
+        torch.nn.init.normal_(adapters.injections[0].conv.weight)
+        condition, settings = tiny_condition(batch=1), StepSettings(cond_dropout=0.0)
+        mask = torch.ones(1, 4, 1, 8, 8)  # no pixel to copy
+        random = stack([draw(0, condition.source.shape[1:], settings)])
+        with attach(unet, adapters.config.num_blocks) as taps:
+            terms = loss_terms(unet, taps, adapters, condition, condition.source, mask, random, settings, selective)
+            terms["total"].backward()
+        grads[selective] = adapters.sce.conv_in.weight.grad, adapters.mpd.out.weight.grad
+    assert grads[0.0][0] is None or not grads[0.0][0].any()
+    assert grads[0.0][1].any() and grads[1.0][0].any()
+
+
+def test_selectivity_is_nothing_then_rises_to_all():
+    values = [selectivity(step, 100, 0.1, 0.2) for step in (0, 10, 20, 30, 100)]
+    assert values == pytest.approx([0, 0, 0.5, 1, 1])
+    assert selectivity(0, 100, 0.0, 0.0) == 1

@@ -55,5 +55,8 @@ def test_an_unknown_mask_loss_is_refused():
 
 
 def test_total_is_the_papers_sum():
-    terms = {k: torch.tensor(v) for k, v in {"nonmask": 1.0, "mask": 10.0, "grad": 100.0, "mpd": 1000.0}.items()}
+    values = {"nonmask": 1.0, "mask": 10.0, "grad": 100.0, "mpd": 1000.0, "select": 0.0}
+    terms = {k: torch.tensor(v) for k, v in values.items()}
     assert losses.total(terms, losses.LossSettings()) == 1121
+    terms["select"] += 10000
+    assert losses.total(terms, losses.LossSettings(gamma_mpd=0.5)) == 5621

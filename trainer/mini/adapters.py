@@ -8,23 +8,25 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
 from genprop_core.checkpoint import Fingerprint, save_adapters
 from genprop_core.files import load_tensors
-from trainer.step import StepSettings, draw, loss_terms, stack
+from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
 
 from .base import CHECK, make_condition, wait_for_pairs
 from .shape import new_unet
 from .stage import EMA, Stage
 
 PEAK_RATE = 1e-3
-NEW_LAYERS = 3.0  # injection layers and mask decoder start from nothing and learn faster than the copied weights
-BATCH = 4
+NEW_LAYERS = 3.0  # what starts from nothing (all but the SCE) learns faster than the copied weights
+BATCH = 2  # every pixel of every frame is an example: more steps beat larger batches
+COPY_SHARE, RAMP_SHARE = 0.08, 0.25
 SETTINGS = StepSettings()
 GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth step takes it
 
 
-def _terms(unet, taps, adapters, batch, seeds, settings):
+def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
     random = stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds])
     with torch.autocast("cpu", torch.bfloat16):
-        return loss_terms(unet, taps, adapters, make_condition(batch), batch["target"], batch["mask"], random, settings)
+        condition = make_condition(batch)
+        return loss_terms(unet, taps, adapters, condition, batch["target"], batch["mask"], random, settings, selective)
 
 
 @torch.no_grad()
@@ -90,7 +92,8 @@ def train(folder, minutes, seed=0, base_folder=None, **config):
             rate = stage.learning_rate(PEAK_RATE)
             settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
             seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
-            terms = _terms(unet, taps, adapters, batch, seeds, settings)
+            selective = selectivity(stage.progress, 1, COPY_SHARE, RAMP_SHARE)
+            terms = _terms(unet, taps, adapters, batch, seeds, settings, selective)
             optimizer.zero_grad(set_to_none=True)
             terms["total"].backward()
             norm = torch.nn.utils.clip_grad_norm_(trainable, 1.0).item()
