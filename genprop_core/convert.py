@@ -28,7 +28,8 @@ def convert(src, dst) -> None:
     .safetensors file. There and back gives the same tensors, bit for bit; dtypes stay. Optional tensors of a single
     file (a second VAE copy, text leftovers) have no place in a folder: they are left out, with a warning that counts
     them. A quant_conv that is not the identity is folded into the single file's encoder, and kept beside it.
-    Raises GenPropError when src is not SVD, dst exists, or a setting cannot be said in the other layout.
+    Raises GenPropError when src is not SVD, dst exists or cannot be written, or a setting cannot be said in the other
+    layout; nothing of dst is left then.
     """
     src, dst = Path(src), Path(dst)
     if dst.exists() or dst.is_symlink():
@@ -36,11 +37,18 @@ def convert(src, dst) -> None:
     if src.is_dir():
         if dst.suffix.lower() != ".safetensors":
             raise GenPropError(f"Expected the name of a .safetensors file to write {src} to, got {dst}.")
-        to_single_file(open_diffusers_folder(src), dst)
+        parts = open_diffusers_folder(src)
     else:
         if dst.suffix.lower() == ".safetensors":
             raise GenPropError(f"Expected the name of a folder to write {src.name} to, got the file name {dst}.")
-        to_diffusers_folder(open_single_file(src), read_lazy(src)[0], dst)
+        parts = open_single_file(src)
+    try:
+        to_single_file(parts, dst) if src.is_dir() else to_diffusers_folder(parts, read_lazy(src)[0], dst)
+    except OSError as error:
+        raise GenPropError(
+            f"Expected a place to write {dst} to, but it cannot be written ({error.strerror or error}). "
+            "Choose another, or make space."
+        ) from None
 
 
 def to_single_file(parts: Parts, path: Path) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from .adapters import GenPropAdapters, Injection
 from .base import load_base
@@ -106,5 +107,11 @@ def import_checkpoint(old: Path, out: Path, base="mini") -> ImportReport:
             "Fine-tune them before use."
         )
     provenance = {"imported_from": Path(old).name, "carried": len(report.carried), "left": len(report.left)}
-    save_adapters(out, adapters, base.fingerprint(), provenance)
+    try:
+        save_adapters(out, adapters, base.fingerprint(), provenance)
+    except (OSError, SafetensorError) as error:
+        raise GenPropError(
+            f"Expected a place to write {out} to, but it cannot be written ({error}). "
+            "Choose another --out, or make space."
+        ) from None
     return report

@@ -69,7 +69,7 @@ class _LeanAttention(torch.autograd.Function):
 
 def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
     """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device."""
-    unet, adapters = (m.to("meta", dtype) for m in (unet, adapters))
+    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))  # as in train.py
     h, w, frames = size[0] // 8, size[1] // 8, num_frames
 
     def empty(*shape, kind=dtype):

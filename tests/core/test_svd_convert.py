@@ -1,4 +1,5 @@
 """Conversion between the layouts: there and back to the bit, and nothing written when it cannot be."""
+import errno
 import json
 
 import diffusers
@@ -11,6 +12,7 @@ from svd_checkpoint import COPY, TINY, VAE, random_tensor, write_checkpoint
 
 from genprop_core.convert import convert, official_tensors
 from genprop_core.diffusers_folder import load_diffusers_folder
+from genprop_core.errors import GenPropError
 from genprop_core.lazy_tensors import LazyTensor, write_lazy
 from genprop_core.mini import read_mini, save_mini
 from genprop_core.single_file import load_single_file, open_single_file
@@ -158,6 +160,21 @@ def test_a_failing_conversion_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         convert(tmp_path / "a.safetensors", tmp_path / "b")
     assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_a_place_that_cannot_be_written_and_a_full_disk_are_one_line(tmp_path, monkeypatch):
+    write_checkpoint(tmp_path / "a.safetensors")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(GenPropError, match=r"to write .*below to, but it cannot be written \(.+\)\. Choose another"):
+        convert(tmp_path / "a.safetensors", tmp_path / "file" / "below")
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("genprop_core.convert.write_lazy", full)
+    with pytest.raises(GenPropError, match=r"cannot be written \(No space left on device\)\. Choose another, or make"):
+        convert(tmp_path / "a.safetensors", tmp_path / "b")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "file"]
 
 
 def test_files_are_written_as_the_library_writes_them(tmp_path):

@@ -105,3 +105,6 @@ def test_command_line(base_file, tmp_path, capsys):
     assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 2
     assert capsys.readouterr().err.startswith("error: Expected a checkpoint of tensors, but ")
     assert not (tmp_path / "other.safetensors").exists()
+    words[1] = str(tmp_path / "old.pt")
+    assert cli.main([*words, str(tmp_path / "old.pt" / "below.safetensors")]) == 2  # a file is in the way
+    assert "cannot be written" in (said := capsys.readouterr().err) and len(said.splitlines()) == 1
