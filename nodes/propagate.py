@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..genprop_core import conditioning as cond
-from ..genprop_core.clip_input import MASK_MODES, check_keyframes
+from ..genprop_core.clip_input import CHOICES, check_keyframes
 from ..genprop_core.compositing import FEATHER, GROW, composite
 from ..genprop_core.config import TASKS
 from ..genprop_core.errors import GenPropError
@@ -80,9 +80,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
                                tooltip="How strongly the source is kept. 0 is plain SVD."),
                 io.Int.Input("width", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
+                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, padded."),
                 io.Int.Input("height", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
+                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, padded."),
                 io.Combo.Input("task", options=list(TASKS), default=TASKS[0],
                                tooltip="What the edit is: remove an object, change something, or track a painted one."),
                 io.Float.Input("fps", default=7.0, min=1.0, max=120.0, step=1.0,
@@ -102,8 +102,17 @@ class GenPropPropagate(io.ComfyNode):
                 io.Int.Input("grow", default=GROW, min=0, max=256, tooltip="Pixels to grow the mask by for that."),
                 io.Int.Input("feather", default=FEATHER, min=0, max=256,
                              tooltip="Pixels over which the result then fades into the source."),
-                io.Combo.Input("mask_mode", options=list(MASK_MODES), default=MASK_MODES[0],
+                io.Combo.Input("mask_mode", options=list(CHOICES["mask_mode"]), default=ClipSettings.mask_mode,
                                tooltip="With a mask: whether it takes the predicted one's place or is joined with it."),
+                io.Combo.Input("second_pass", options=list(CHOICES["second_pass"]), default=ClipSettings.second_pass,
+                               tooltip="Make every window again with the region that was found hidden from the source "
+                                       "encoder: for traces of an object that remain. Twice the time."),
+                io.Combo.Input("colour", options=list(CHOICES["colour"]), default=ClipSettings.colour,
+                               tooltip="How later windows' colours are matched to the source outside the mask."),
+                io.Boolean.Input("refine", default=ClipSettings.refine,
+                                 tooltip="Let the mask follow the picture's edges at full size."),
+                io.Combo.Input("crop", options=list(CHOICES["crop"]), default=ClipSettings.crop,
+                               tooltip="auto: where the edit is small, work on the region around it, in more detail."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Optional: the region that changes, one mask or one a frame, from any "
                                       "segmentation."),
@@ -123,18 +132,20 @@ class GenPropPropagate(io.ComfyNode):
     @classmethod
     def execute(cls, model, clip_vision, vae, adapters, source, keyframes, seed, steps, min_guidance, max_guidance,
                 sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
-                overlap, find_shots, keep_background, grow, feather, mask_mode,
+                overlap, find_shots, keep_background, grow, feather, mask_mode, second_pass, colour, refine, crop,
                 mask=None) -> io.NodeOutput:  # fmt: skip
         told = Told(fps, motion_bucket, noise_augmentation)
         sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
         windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
         clip = Clip.of(source)
         keyframes = check_keyframes(keyframes, clip.frames)
-        size = working_size(*clip.frames.shape[2:], height, width, adapters.size_multiple)
+        size = None  # the source's, padded
+        if height or width:
+            size = working_size(*clip.frames.shape[2:], height, width, adapters.size_multiple)
         is_video = clip.fps is not None
         settings = ClipSettings(
             window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
-            feather=feather, mask_mode=mask_mode,
+            feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
         )  # fmt: skip
         bar = comfy.utils.ProgressBar(1)
 

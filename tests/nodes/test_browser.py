@@ -20,6 +20,8 @@ from test_server import WORKFLOWS, prepare  # noqa: E402
 pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 PATIENCE = 180_000  # milliseconds
 USERS_FILES = ["ImageOnlyCheckpointLoader", "GenPropLoadAdapters"]
+SCREENSHOTS = os.environ.get("GENPROP_SCREENSHOTS")
+STEPS = 25 if SCREENSHOTS else 6  # a picture should show what the mini can do
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -76,9 +78,15 @@ def fit(page):
 
 
 def picture(page, name):
-    folder = os.environ.get("GENPROP_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=Path(folder) / f"{name}.png")
+    if SCREENSHOTS:
+        page.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
+
+
+def wide(page):
+    """Room for a whole workflow at a scale at which its texts are drawn, without the map of the graph over it."""
+    page.set_viewport_size({"width": 2480, "height": 1100})
+    page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
+    fit(page)
 
 
 def wait_for_graph(page, workflow):
@@ -148,14 +156,14 @@ def events(page, kind):
 def test_run_shows_progress_and_the_result(editor):
     open_template(editor, "object_removal_mini")
     fit(editor)
-    set_widget(editor, "GenPropSampler", "steps", 6)
+    set_widget(editor, "GenPropSampler", "steps", STEPS)
     press_run(editor)
     editor.wait_for_function("window.seen.some(e => e[0].startsWith('execution_'))")
     assert not events(editor, "execution_error")
-    steps = [e["value"] for e in events(editor, "progress") if e["max"] == 6]
-    assert steps == sorted(steps) and steps[-1] == 6 and len(steps) > 3
+    steps = [e["value"] for e in events(editor, "progress") if e["max"] == STEPS]
+    assert steps == sorted(steps) and steps[-1] == STEPS and len(steps) > 3
     editor.wait_for_function("[...document.querySelectorAll('video')].filter(v => v.videoWidth === 128).length === 2")
-    fit(editor)
+    wide(editor)
     picture(editor, "result")
 
 
@@ -169,13 +177,15 @@ def slot(page, type_, output, index):
     }""", [type_, output, index])  # fmt: skip
 
 
-def add_by_search(page, text, x, y):
-    """Double-click on the canvas, type, Enter, click where it goes: as a user adds a node."""
+def add_by_search(page, text, x, y, shown=None):
+    """Double-click on the canvas, type, Enter, click where it goes: as a user adds a node. shown: a picture's name."""
     before = page.evaluate("app.graph._nodes.length")
     page.mouse.dblclick(x, y)
     page.wait_for_timeout(1500)
     page.keyboard.type(text, delay=20)
     page.wait_for_timeout(2500)
+    if shown:
+        picture(page, shown)
     page.keyboard.press("Enter")
     page.wait_for_function("(n) => app.graph._nodes.length === n", arg=before + 1)
     page.wait_for_timeout(500)
@@ -187,7 +197,7 @@ def test_nodes_are_found_by_search_and_connected_by_hand(editor):
     command(editor, "Comfy.NewBlankWorkflow")
     editor.wait_for_function("app.graph._nodes.length === 0")
     add_by_search(editor, "GenProp Load Mini", 500, 300)
-    add_by_search(editor, "GenProp Encode Condition", 900, 300)
+    add_by_search(editor, "GenProp Encode Condition", 900, 300, "search")
     editor.evaluate("""() => {
         const [a, b] = ["GenPropLoadMini", "GenPropEncodeCondition"].map(t => app.graph._nodes.find(n => n.type === t));
         a.pos = [0, 0];
@@ -206,7 +216,7 @@ def test_nodes_are_found_by_search_and_connected_by_hand(editor):
     assert links(editor) == 1
     made = editor.evaluate("[...app.graph.links.values()].map(l => [l.origin_slot, l.target_slot, l.type])")
     assert made == [[3, 0, "GENPROP_ADAPTERS"]]
-    picture(editor, "search")
+    picture(editor, "connected")
 
 
 def test_a_wrong_input_shows_its_line_on_the_node(editor):
