@@ -7,6 +7,7 @@ def main():
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
     parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "ablation"])
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
+    parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
     parser.add_argument(
         "--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)"
@@ -26,7 +27,7 @@ def main():
     if arguments.stage == "ablation":
         from .ablation import run
 
-        print(run(arguments.work, arguments.minutes, arguments.seed))
+        print(run(arguments.work, arguments.steps, arguments.seed))
         return
     if arguments.stage == "vae":
         from .vae import train

@@ -1,4 +1,4 @@
-"""Design choices in one table: each variant of the adapters is trained equally long and scored on the same clips."""
+"""Design choices in one table: each variant of the adapters is trained for as many steps, scored on the same clips."""
 
 from pathlib import Path
 
@@ -9,7 +9,10 @@ from . import adapters
 from .export import export_base
 
 VARIANTS = {
-    "static SCE, skip taps (default)": {},
+    "default: static SCE, skip taps, selection, copying first": {},
+    "no selection": {"selection": False},
+    "no selection, all losses from the first step": {"selection": False, "shares": (0.0, 0.0)},
+    "all losses from the first step": {"shares": (0.0, 0.0)},
     "fused SCE": {"sce": "fused"},
     "block outputs only": {"taps": "blocks"},
     "one copied block": {"num_blocks": 1},
@@ -17,20 +20,33 @@ VARIANTS = {
 IN_ONE_BRANCH = "default, SCE in the full branch only"
 
 
-def run(folder, minutes, seed=0, clips=32, out="docs/ablation.json") -> str:
-    """Trains every variant for `minutes`, writes `out` and returns the table as Markdown. Resumes."""
+def run(folder, steps, seed=0, clips=16, out="docs/ablation.json") -> str:
+    """Trains every variant for `steps`, writes `out` and returns the table as Markdown. Resumes."""
     folder = Path(folder)
     base = folder / "mini.safetensors"
     export_base(folder, base)
     reports = {}
     for label, config in VARIANTS.items():
-        adapters.train(folder / "ablation", minutes, seed, base_folder=folder, **config)
-        file = folder / "ablation" / f"{adapters.state_name(config)}.safetensors"
-        options = ["--base", str(base), "--adapters", str(file), "--clips", str(clips), "--controls", "0"]
+        place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")
+        adapters.train(place, 0, seed, base_folder=folder, steps=steps, **config)
+        config = {k: v for k, v in config.items() if k != "shares"}
+        file = place / f"{adapters.state_name(config)}.safetensors"
+        options = [
+            "--base",
+            str(base),
+            "--adapters",
+            str(file),
+            "--clips",
+            str(clips),
+            "--controls",
+            "0",
+            "--baselines",
+            "none",
+        ]
         reports[label] = _score(options, file)
-        if not config:
+        if len(reports) == 1:
             reports[IN_ONE_BRANCH] = _score([*options, "--sce-in-cond-only"], file.with_name("one-branch"))
-    write_json(out, {"minutes": minutes, "clips": clips, "seed": seed, "variants": reports})
+    write_json(out, {"steps": steps, "clips": clips, "seed": seed, "variants": reports})
     return markdown(reports)
 
 

@@ -45,11 +45,11 @@ def state_name(config: dict) -> str:
     return "-".join(["adapters", *(f"{k}_{v}" for k, v in sorted(config.items()))])
 
 
-def train(folder, minutes, seed=0, base_folder=None, **config):
-    """Trains for `minutes` in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
+def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SHARE, RAMP_SHARE), **config):
+    """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
 
-    base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig (num_blocks,
-    sce, taps), for ablations; the state's name carries it.
+    base_folder: where base.safetensors and the cache are, `folder` by default. shares: of `selectivity`. config: of
+    AdapterConfig (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
     unet = new_unet()
@@ -63,7 +63,7 @@ def train(folder, minutes, seed=0, base_folder=None, **config):
     ema = EMA(trainable, 0.999)
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)
-    stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema)
+    stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
     provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, **config}
 
     def export():
@@ -92,7 +92,7 @@ def train(folder, minutes, seed=0, base_folder=None, **config):
             rate = stage.learning_rate(PEAK_RATE)
             settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
             seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
-            selective = selectivity(stage.progress, 1, COPY_SHARE, RAMP_SHARE)
+            selective = selectivity(stage.progress, 1, *shares)
             terms = _terms(unet, taps, adapters, batch, seeds, settings, selective)
             optimizer.zero_grad(set_to_none=True)
             terms["total"].backward()

@@ -11,14 +11,14 @@ from genprop_core.files import load_tensors, save_tensors
 
 
 class Stage:
-    """A training run of `minutes` minutes in all, counted over every resume.
+    """A training run of `minutes` minutes in all, counted over every resume; or of `steps`, to compare runs fairly.
 
-    `progress` goes from 0 to 1 with the time used; `learning_rate(peak)` warms up over the first 2% and decays by a
-    cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file.
+    `progress` goes from 0 to 1 with the time or the steps used; `learning_rate(peak)` warms up over the first 100 steps
+    and decays by a cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file.
     """
 
-    def __init__(self, folder, name, minutes, modules, optimizer, ema=None):
-        self.folder, self.name = Path(folder), name
+    def __init__(self, folder, name, minutes, modules, optimizer, ema=None, steps=None):
+        self.folder, self.name, self.steps = Path(folder), name, steps
         self.minutes, self.modules, self.optimizer, self.ema = minutes, modules, optimizer, ema
         self.step, self.used = 0, 0.0
         self.path = self.folder / f"{name}.state.safetensors"
@@ -32,7 +32,7 @@ class Stage:
 
     @property
     def progress(self):
-        return min(1.0, self.elapsed / (60 * self.minutes))
+        return min(1.0, self.step / self.steps if self.steps else self.elapsed / (60 * self.minutes))
 
     def learning_rate(self, peak, floor=0.02):
         p = self.progress
