@@ -7,14 +7,27 @@ from pathlib import Path
 from .errors import GenPropError
 
 DTYPES = ("fp32", "bf16", "fp16")
+SWITCH = ("on", "off")
 
 
 def _propagate_arguments(parser):
     io = parser.add_argument_group("clip")
-    io.add_argument("--source", type=Path, required=True, help="video (mp4, mov, webm, gif) or folder of images")
-    io.add_argument("--keyframe", type=Path, required=True, help="the edited first frame (png, jpg)")
+    io.add_argument("--source", type=Path, help="video (mp4, mov, webm, gif) or folder of images")
     io.add_argument(
-        "--out", type=Path, required=True, help="folder for result.mp4, mask.mp4, comparison.png, metrics.json"
+        "--keyframe",
+        action="append",
+        metavar="[INDEX:]FILE",
+        help="an edited frame (png, jpg) and which frame it is, counted from 0; the first without an index; "
+        "may be given several times",
+    )
+    io.add_argument(
+        "--out", type=Path, help="folder for result.mp4, mask.mp4, comparison.png, confidence.png and metrics.json"
+    )
+    io.add_argument(
+        "--manifest",
+        type=Path,
+        help="many clips: a .csv or .jsonl file with source, keyframe and other options of a clip per row; every row "
+        "is done once, finished rows are skipped at the next start (start it by `accelerate launch` to share the work)",
     )
     io.add_argument(
         "--truth", type=Path, help="ground truth video; with --truth-mask the scores and floors are measured"
@@ -57,10 +70,58 @@ def _propagate_arguments(parser):
     run.add_argument("--seed", type=int, default=0, help="default: %(default)s")
 
 
+def _clip_arguments(parser):
+    clip = parser.add_argument_group("long clips and real sizes")
+    clip.add_argument("--overlap", type=int, help="frames that neighbouring windows share (default: window / 4)")
+    clip.add_argument(
+        "--shots", choices=SWITCH, default="on", help="find scene cuts and cross none (default: %(default)s)"
+    )
+    clip.add_argument(
+        "--composite", choices=SWITCH, default="on", help="outside the mask keep the source's pixels (%(default)s)"
+    )
+    clip.add_argument("--grow", type=int, default=4, help="pixels to grow the mask by (default: %(default)s)")
+    clip.add_argument("--feather", type=int, default=4, help="pixels over which it then fades (default: %(default)s)")
+    clip.add_argument("--mask", type=Path, help="your own mask, white where the edit is: an image, a video or a folder")
+    clip.add_argument(
+        "--mask-mode",
+        choices=("replace", "join"),
+        default="replace",
+        help="your mask takes the predicted one's place, or is joined with it (default: %(default)s)",
+    )
+    clip.add_argument(
+        "--second-pass",
+        nargs="?",
+        choices=("off", "black", "blur"),
+        const="black",
+        default="off",
+        help="make every window twice, the second time with the region hidden from the encoder (default: %(default)s)",
+    )
+    clip.add_argument(
+        "--colour-match",
+        choices=("off", "offset", "gain", "smooth"),
+        default="offset",
+        help="how windows after the first are matched to the source's colours (default: %(default)s)",
+    )
+    clip.add_argument("--refine", choices=SWITCH, default="off", help="let the mask follow the picture's edges")
+    clip.add_argument(
+        "--crop",
+        choices=("auto", "off"),
+        default="off",
+        help="auto works on a region around a small edit, which is then larger for the model (default: %(default)s)",
+    )
+
+
+def clip_options(parser):
+    """Adds every option of `propagate`."""
+    _propagate_arguments(parser)
+    _clip_arguments(parser)
+    return parser
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m genprop_core", description="GenProp on Stable Video Diffusion.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    _propagate_arguments(commands.add_parser("propagate", help="carry the edit of one frame through a clip"))
+    clip_options(commands.add_parser("propagate", help="carry the edit of one frame, or of several, through a clip"))
     convert = commands.add_parser("convert", help="convert a base between a single file and a diffusers folder")
     convert.add_argument("src", type=Path)
     convert.add_argument("dst", type=Path)
@@ -75,6 +136,10 @@ def main(argv=None) -> int:
     """Runs a command; returns the exit code. Errors a user can act on are one line on stderr."""
     arguments = build_parser().parse_args(argv)
     try:
+        if arguments.command == "propagate" and arguments.manifest is not None:
+            from .manifest import run_manifest
+
+            return run_manifest(arguments)
         if arguments.command == "propagate":
             from .propagate import run
 

@@ -24,9 +24,12 @@ def scores(result: Result, target, source, mask) -> dict:
     return score(result.frames, target, source, mask, predicted, true_mask)
 
 
-def floor_scores(model: GenProp, source, target, mask, keyframe, settings: PropagateSettings) -> dict[str, dict]:
-    """Scores of copying the source, repeating the keyframe, the VAE alone, and plain SVD without adapters."""
-    plain = GenProp(model.base, None, model.device, model.placement.offload).propagate(source, keyframe, settings)
+def floor_scores(
+    model: GenProp, source, target, mask, keyframe, settings: PropagateSettings, index: int = 0
+) -> dict[str, dict]:
+    """Scores of copying the source, repeating the keyframe (frame `index`), the VAE alone, and SVD without adapters."""
+    svd = GenProp(model.base, None, model.device, model.placement.offload)
+    plain = svd.propagate(source, {index: keyframe}, settings)
     with model.placement.use(model.base.vae):
         round_trip = vae_round_trip(model.base.vae, target, settings.decode_chunk)
     pictures = {

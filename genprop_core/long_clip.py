@@ -64,7 +64,8 @@ class ClipResult:
     doubtful: [(first, last)] frames that should be edited again. shots: [(start, stop)]; untouched: those without a
     keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the model made, at the working size
     (of the region, where there is one); mask_probability: [T,1,h/8,w/8]; fit: between source and working size; region:
-    `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet.
+    `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet; seconds: what the
+    model's phases took, where it says.
     """
 
     frames: torch.Tensor
@@ -80,6 +81,7 @@ class ClipResult:
     region: object = None
     windows: list = field(default_factory=list)
     seams: list = field(default_factory=list)
+    seconds: dict = field(default_factory=dict)
 
     def notes(self) -> list[str]:
         """What the user should know, one line each."""
@@ -161,7 +163,7 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
         keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
-    out, masks = finished(view, made, frames, region, settings)
+    out, masks = finished(view, made, frames, shots, region, settings)
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])

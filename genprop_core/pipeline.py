@@ -190,6 +190,7 @@ class GenProp:
         """Like `propagate`, for clips to keep: the result is uint8 at the source's size, after all of settings.clip."""
         settings = settings or PropagateSettings()
         check_clip(frames)
-        return propagate_clip(
-            HeadlessWindows(self, settings), frames, keyframes, self._clip_settings(frames, settings), mask, progress
-        )
+        windows = HeadlessWindows(self, settings)
+        result = propagate_clip(windows, frames, keyframes, self._clip_settings(frames, settings), mask, progress)
+        result.seconds = windows.seconds
+        return result

@@ -10,13 +10,18 @@ from pathlib import Path
 
 import torch
 
+from .clip_files import ClipFiles, read_clip
+from .clip_input import at_size
+from .confidence_plot import confidence_plot
 from .errors import GenPropError
 from .evaluation import floor_scores, scores, summary
 from .files import write_json
-from .pipeline import GenProp, PropagateSettings, as_float, check_aspect, resize
+from .frames import as_bytes, as_float, resize
+from .long_clip import ClipResult, ClipSettings
+from .pipeline import GenProp, PropagateSettings, Result
 from .report import comparison
 from .sampler import SamplerSettings
-from .video_io import read_image, read_video, write_video
+from .video_io import write_video
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -36,6 +41,22 @@ def settings_of(arguments) -> PropagateSettings:
         noise_augmentation=arguments.noise_aug,
         seed=arguments.seed,
         decode_chunk=arguments.decode_chunk,
+        clip=clip_settings_of(arguments),
+    )
+
+
+def clip_settings_of(arguments) -> ClipSettings:
+    return ClipSettings(
+        overlap=arguments.overlap,
+        find_shots=arguments.shots == "on",
+        composite=arguments.composite == "on",
+        grow=arguments.grow,
+        feather=arguments.feather,
+        mask_mode=arguments.mask_mode,
+        second_pass=arguments.second_pass,
+        colour=arguments.colour_match,
+        refine=arguments.refine == "on",
+        crop=arguments.crop,
     )
 
 
@@ -73,73 +94,42 @@ def check_writable(out: Path):
         ) from None
 
 
-def _to_bytes(frames: torch.Tensor) -> torch.Tensor:
-    """float [T,3,H,W] in [0,1] -> uint8 [T,H,W,3]."""
-    return (frames * 255).round().clamp(0, 255).to(torch.uint8).movedim(1, -1)
-
-
-def _truth(arguments, frames):
-    if bool(arguments.truth) != bool(arguments.truth_mask):
-        raise GenPropError("Expected --truth and --truth-mask together, got one of them. Give both, or neither.")
-    if not arguments.truth:
-        return None
-    pair = [read_video(path).frames.movedim(-1, 1) for path in (arguments.truth, arguments.truth_mask)]
-    for path, video in zip((arguments.truth, arguments.truth_mask), pair):
-        if video.shape != frames.shape:
-            raise GenPropError(
-                f"Expected {path} to have the source's {frames.shape[0]} frames of "
-                f"{frames.shape[3]}x{frames.shape[2]}, "
-                f"got {video.shape[0]} of {video.shape[3]}x{video.shape[2]}. Give the truth of this source."
-            )
-    return as_float(pair[0]), (as_float(pair[1][:, :1]) > 0.5).float()
+def load_model(arguments) -> GenProp:
+    return GenProp.from_files(
+        arguments.base,
+        arguments.adapters,
+        dtype=DTYPES[arguments.dtype],
+        device=arguments.device or best_device(),
+        vae=arguments.vae,
+        offload=arguments.offload,
+    )
 
 
 def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
-    out, settings = arguments.out, settings_of(arguments)
-    video = read_video(arguments.source)
-    frames = video.frames.movedim(-1, 1)  # [T,H,W,3] -> [T,3,H,W]
-    if len(frames) < 2:
-        raise GenPropError(f"Expected a video of at least 2 frames, {arguments.source} has {len(frames)}.")
-    keyframe = read_image(arguments.keyframe).movedim(-1, 0)
-    check_aspect(keyframe.shape[-2:], frames.shape[-2:])
-    truth = _truth(arguments, frames)
-    check_writable(out)
-    device = arguments.device or best_device()
-    model = GenProp.from_files(
-        arguments.base,
-        arguments.adapters,
-        dtype=DTYPES[arguments.dtype],
-        device=device,
-        vae=arguments.vae,
-        offload=arguments.offload,
-    )
+    settings, files = settings_of(arguments), read_clip(arguments)
+    check_writable(arguments.out)
+    propagate_files(load_model(arguments), files, settings, arguments, Progress("propagating"))
+
+
+def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progress=None, say=print, facts=None):
+    """One clip from its files to the files in arguments.out; `say` gets what the user should read.
+
+    settings: PropagateSettings; facts: more to write into metrics.json.
+    """
+    frames, out = files.frames, arguments.out
     height, width = model.working_size(*frames.shape[-2:], settings)
+    first, keyframe = next(iter(files.keyframes.items()))
     if keyframe.shape[-2:] != frames.shape[-2:]:
         print(f"keyframe {keyframe.shape[2]}x{keyframe.shape[1]} resized to the source's size", file=sys.stderr)
     if (height, width) != tuple(frames.shape[-2:]):
         print(f"working at {width}x{height}, the source is {frames.shape[3]}x{frames.shape[2]}", file=sys.stderr)
-    result = model.propagate(frames, keyframe, settings, Progress("propagating"))
-
-    size = frames.shape[-2:]
-    result_bytes = _to_bytes(resize(result.frames, *size))
-    mask_bytes = _to_bytes(resize(result.mask.expand(-1, 3, -1, -1), *size))
-    key_bytes = _to_bytes(resize(as_float(keyframe)[None], *size))[0]
-    rows = {
-        "source": video.frames,
-        "keyframe": key_bytes[None].expand_as(video.frames),
-        "result": result_bytes,
-        "mask": mask_bytes,
-    }
+    started = time.perf_counter()
+    result = model.propagate_clip(frames, files.keyframes, settings, files.mask, progress)
+    seconds = time.perf_counter() - started
     results, floors = [], []
-    if truth is not None:
-        rows["truth"] = _to_bytes(truth[0])
-        source, target = (resize(v, height, width) for v in (as_float(frames), truth[0]))
-        mask = (torch.nn.functional.interpolate(truth[1], (height, width), mode="area") > 0.5).float()
-        results = [scores(result, target, source, mask)]
-        floors = [
-            floor_scores(model, source, target, mask, resize(as_float(keyframe)[None], height, width)[0], settings)
-        ]
+    if files.truth is not None:
+        results, floors = _scored(model, result, files, settings)
     metrics = summary(
         results,
         floors,
@@ -150,20 +140,58 @@ def run(arguments):
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
-    metrics["settings"] = json.loads(json.dumps(vars(arguments), default=str))
-    _write(out, video, rows, result_bytes, mask_bytes, metrics)
-    print(f"{len(frames)} frames in {sum(result.seconds.values()):.1f} s; look at {out / 'comparison.png'}")
+    metrics |= {
+        "windows": len(result.windows),
+        "shots": result.shots,
+        "shots_without_keyframe": result.untouched,
+        "confidence": [round(v, 4) for v in result.confidence.tolist()],
+        "change_outside": [round(v, 3) for v in result.change_outside.tolist()],
+        "re_edit": [list(stretch) for stretch in result.doubtful],
+        "notes": result.notes(),
+        "settings": json.loads(json.dumps(vars(arguments), default=str)),
+        **(facts or {}),
+    }
+    _write(out, files, result, first, metrics)
+    for note in result.notes():
+        say(note)
+    say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")
 
 
-def _write(out: Path, video, rows, result_bytes, mask_bytes, metrics):
+def _scored(model, result: ClipResult, files: ClipFiles, settings):
+    """([scores], [floors]) at the working size, of what the model made where that is the whole frame (not composited);
+    of the finished clip where the frame was padded or a region cut out."""
+    height, width = result.fit.size if result.region is None else model.working_size(*files.frames.shape[-2:], settings)
+    whole = result.region is None and result.fit.inner == result.fit.size
+    made = result.generated if whole else result.frames
+    source, target, made = (resize(as_float(v), height, width) for v in (files.frames, files.truth[0], made))
+    mask = (torch.nn.functional.interpolate(files.truth[1], (height, width), mode="area") > 0.5).float()
+    index, keyframe = next(iter(files.keyframes.items()))
+    key = resize(as_float(keyframe)[None], height, width)[0]
+    return [scores(Result(made, result.mask_probability if whole else None, None), target, source, mask)], [
+        floor_scores(model, source, target, mask, key, settings, index)
+    ]
+
+
+def _write(out: Path, files: ClipFiles, result: ClipResult, index: int, metrics):
     """Makes every file in a hidden folder beside the others, then moves them in: old output stays until then."""
+    video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
+    key = as_bytes(at_size(files.keyframes[index], files.frames))[0].movedim(0, -1)
+    rows = {"source": video.frames, "keyframe": key, "result": pictures}
+    if result.mask is not None:
+        step = max(1, pictures.shape[1] // 270)  # as fine as a tile of the sheet shows it
+        rows["mask"] = result.mask[:, 0, ::step, ::step]
+    if files.truth is not None:
+        rows["truth"] = as_bytes(files.truth[0]).movedim(1, -1)
     staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
     try:
-        write_video(staging / "result.mp4", result_bytes, video.fps, audio_from=video.audio_path)
-        write_video(staging / "mask.mp4", mask_bytes, video.fps)
-        comparison(rows, path=staging / "comparison.png")
+        write_video(staging / "result.mp4", pictures, video.fps, audio_from=video.audio_path)
+        if result.mask is not None:
+            grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
+            write_video(staging / "mask.mp4", grey, video.fps)
+        comparison(rows, path=staging / "comparison.png", keyframe_index=index)
+        confidence_plot(result, files.keyframes, staging / "confidence.png")
         write_json(staging / "metrics.json", metrics)
-        for file in sorted(staging.iterdir()):
+        for file in sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)):  # it says: finished
             os.replace(file, out / file.name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)

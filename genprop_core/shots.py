@@ -8,7 +8,7 @@ mean, so that two cuts close together do not hide each other. Fades and dissolve
 import torch
 import torch.nn.functional as F
 
-from .frames import as_float
+from .frames import as_bytes, as_float
 
 RATIO = 3.0  # a cut changes the picture at least this many times as much as its neighbours do
 LEAST = 10 / 255  # and by at least this much, mean over the picture
@@ -23,7 +23,7 @@ def find_shots(frames: torch.Tensor) -> list[tuple[int, int]]:
 
     A clip of fewer than four frames is one shot: there is nothing to compare a change with.
     """
-    small = torch.cat([_small(frame) for frame in frames])
+    small = torch.cat([_small(frame) for frame in frames])  # bytes: of a long clip they add up
     cuts = [t for t in range(1, len(small)) if len(small) > 3 and _is_cut(small, t)]
     return list(zip([0, *cuts], [*cuts, len(small)]))
 
@@ -31,11 +31,11 @@ def find_shots(frames: torch.Tensor) -> list[tuple[int, int]]:
 def _small(frame) -> torch.Tensor:
     height, width = frame.shape[-2:]
     scale = min(1, SMALL / max(height, width))
-    return F.adaptive_avg_pool2d(as_float(frame)[None], [max(1, round(n * scale)) for n in (height, width)])
+    return as_bytes(F.adaptive_avg_pool2d(as_float(frame)[None], [max(1, round(n * scale)) for n in (height, width)]))
 
 
 def _change(small, a: int, b: int) -> float:
-    return (small[a] - small[b]).abs().clamp(max=MOST).mean().item()
+    return (as_float(small[a]) - as_float(small[b])).abs().clamp(max=MOST).mean().item()
 
 
 def _is_cut(small, t: int) -> bool:

@@ -50,11 +50,16 @@ def probe(path) -> VideoInfo:
 
 
 def read_video(path) -> Video:
-    """Reads a whole clip (T*H*W*3 bytes of memory). `path` and errors as in `iter_video`."""
+    """Reads a whole clip. `path` and errors as in `iter_video`.
+
+    Decodes it twice, first to count the frames: so the clip takes T*H*W*3 bytes, and no more while it is read.
+    """
     path = Path(path)
-    frames = torch.stack(list(iter_video(path)))  # [T,H,W,3]
-    fps, has_audio = _facts(path)
-    return Video(frames, fps, path if has_audio else None)
+    info = probe(path)
+    frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
+    for there, frame in zip(frames, iter_video(path)):
+        there.copy_(frame)
+    return Video(frames, info.fps, path if info.has_audio else None)
 
 
 def iter_video(path) -> Iterator[torch.Tensor]:

@@ -21,14 +21,15 @@ SOURCE, KEYFRAME = assets.SAMPLE / "source.mp4", assets.SAMPLE / "keyframe.png"
 
 def arguments(out, **changes):
     values = {"source": SOURCE, "keyframe": KEYFRAME, "out": out, "steps": 2, **changes}
-    return ["propagate", *[str(x) for k, v in values.items() for x in (f"--{k.replace('_', '-')}", v)]]
+    pairs = [(k, one) for k, v in values.items() for one in (v if isinstance(v, list) else [v])]
+    return ["propagate", *[str(x) for k, v in pairs for x in (f"--{k.replace('_', '-')}", v)]]
 
 
 def test_propagate_writes_what_it_says(tmp_path):
     truth = {"truth": assets.SAMPLE / "truth.mp4", "truth_mask": assets.SAMPLE / "mask.mp4"}
     assert cli.main(arguments(tmp_path / "a", **truth)) == 0
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        "comparison.png", "mask.mp4", "metrics.json", "result.mp4",
+        "comparison.png", "confidence.png", "mask.mp4", "metrics.json", "result.mp4",
     ]  # fmt: skip
     source, result = read_video(SOURCE), read_video(tmp_path / "a" / "result.mp4")
     assert result.frames.shape == source.frames.shape and result.fps == source.fps
@@ -39,6 +40,7 @@ def test_propagate_writes_what_it_says(tmp_path):
     # every number can be traced: which checkpoint, which seed, which settings
     assert len(metrics["checkpoint"]) == 16 and metrics["seed"] == 0 and metrics["settings"]["steps"] == 2
     assert metrics["clips"] == 1 and metrics["frames"] == 8 and metrics["size"] == [128, 128]
+    assert len(metrics["confidence"]) == len(metrics["change_outside"]) == 8 and metrics["shots"] == [[0, 8]]
 
 
 def test_the_same_seed_writes_the_same_frames(tmp_path):
@@ -48,11 +50,22 @@ def test_the_same_seed_writes_the_same_frames(tmp_path):
     assert torch.equal(a, b)
 
 
-def test_a_clip_longer_than_the_window_keeps_every_frame(tmp_path):
+def test_a_clip_longer_than_the_window_keeps_every_frame(tmp_path, capsys):
+    """Two keyframes, a shot without one, and a mask of the user's that tells where nothing may change."""
     frames = read_video(SOURCE).frames
-    write_video(tmp_path / "long.mp4", torch.cat([frames, frames.flip(0)])[:11], 8)
-    assert cli.main(arguments(tmp_path / "out", source=tmp_path / "long.mp4")) == 0
-    assert len(read_video(tmp_path / "out" / "result.mp4").frames) == 11
+    write_video(tmp_path / "long.mkv", torch.cat([frames, frames.flip(0)[:3], 255 - frames[:5]]), 8, lossless=True)
+    mask = torch.zeros_like(frames[0])
+    mask[40:90, 40:90] = 255
+    write_image(tmp_path / "mask.png", mask)
+    given = {"source": tmp_path / "long.mkv", "keyframe": [KEYFRAME, f"7:{KEYFRAME}"], "mask": tmp_path / "mask.png"}
+    assert cli.main(arguments(tmp_path / "out", steps=1, grow=0, feather=2, **given)) == 0
+    assert len(read_video(tmp_path / "out" / "result.mp4").frames) == 16
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["shots"] == [[0, 11], [11, 16]] and metrics["shots_without_keyframe"] == [[11, 16]]
+    assert "frames 11-15 are a shot without a keyframe" in capsys.readouterr().out
+    made, source = (read_video(p).frames.int() for p in (tmp_path / "out" / "result.mp4", given["source"]))
+    changed = (made - source).abs()
+    assert changed[:, :20].float().mean() < 3 and changed[:11, 50:80, 50:80].float().mean() > 3  # H.264 is not exact
 
 
 def _bad_cases(tmp):
@@ -61,6 +74,8 @@ def _bad_cases(tmp):
     (tmp / "empty.mp4").write_bytes(b"")
     write_video(tmp / "one.mp4", frames[:1], 8)
     write_image(tmp / "wide.png", key[:64])
+    write_image(tmp / "small.png", key[::2, ::2])
+    write_video(tmp / "masks.mp4", frames[:5], 8)
     (tmp / "text.safetensors").write_text("not a checkpoint")
     (tmp / "folder").mkdir()
     (tmp / "file").write_text("in the way")
@@ -78,6 +93,15 @@ def _bad_cases(tmp):
         "size": ({"width": 100, "height": 100}, "multiples of 32 for this base, got 100 x 100"),
         "window": ({"window": 1}, "2 frames"),
         "steps": ({"steps": 0}, "--steps must be at least 1, got 0"),
+        "keyframe outside the clip": ({"keyframe": f"8:{KEYFRAME}"}, "indices from 0 to 7 for this clip, got 8"),
+        "two for one frame": ({"keyframe": [KEYFRAME, f"0:{KEYFRAME}"]}, "one keyframe for frame 0, got two"),
+        "unequal keyframes": (
+            {"keyframe": [KEYFRAME, f"4:{tmp / 'small.png'}"]},
+            "one size, got 128x128 for frame 0, 64x64 for frame 4",
+        ),
+        "too few masks": ({"mask": tmp / "masks.mp4"}, "The mask has 5 frames, the video 8"),
+        "mask of another aspect": ({"mask": tmp / "wide.png"}, r"mask of the source's aspect ratio \(128x128\)"),
+        "overlap": ({"overlap": 8}, "overlap from 1 to 7 frames for a window of 8, got 8"),
         "half a truth": ({"truth": SOURCE}, "--truth and --truth-mask together"),
         "output is a file": ({"out": tmp / "file" / "out"}, "cannot be written"),
     }
@@ -97,6 +121,12 @@ CASES = (
     "size",
     "window",
     "steps",
+    "keyframe outside the clip",
+    "two for one frame",
+    "unequal keyframes",
+    "too few masks",
+    "mask of another aspect",
+    "overlap",
     "half a truth",
     "output is a file",
 )

@@ -1,0 +1,77 @@
+"""The files of one clip on the command line: source, keyframes, mask and truth, read and checked against each other."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from .clip_input import check_aspect, check_keyframes, check_mask
+from .errors import GenPropError
+from .frames import as_float
+from .images import SUFFIXES
+from .video_io import Video, read_image, read_video
+
+
+@dataclass
+class ClipFiles:
+    """video: as read; frames: its uint8 [T,3,H,W], a view; keyframes: {index: uint8 [3,h,w]}; mask: uint8
+    [1 or T,1,h,w] or None; truth: (target [T,3,H,W] in [0,1], mask [T,1,H,W] of 0 and 1) or None."""
+
+    video: Video
+    keyframes: dict[int, torch.Tensor]
+    mask: torch.Tensor | None = None
+    truth: tuple | None = None
+
+    @property
+    def frames(self) -> torch.Tensor:
+        return self.video.frames.movedim(-1, 1)  # [T,H,W,3] -> [T,3,H,W]
+
+
+def keyframe_paths(given) -> list[tuple[int, Path]]:
+    """[(index, file)] of texts like "12:edited.png"; without an index it is the first frame."""
+    pairs = []
+    for text in given or []:
+        numbered = re.fullmatch(r"(-?\d+):(.+)", str(text))
+        pairs.append((int(numbered[1]), Path(numbered[2])) if numbered else (0, Path(text)))
+    return pairs
+
+
+def read_clip(arguments) -> ClipFiles:
+    """Reads everything a clip's arguments name. Raises GenPropError for what is missing, broken or does not fit."""
+    if arguments.source is None or not arguments.keyframe or arguments.out is None:
+        missing = [n for n in ("source", "keyframe", "out") if not getattr(arguments, n)]
+        raise GenPropError(f"Expected --source, --keyframe and --out, got no --{', no --'.join(missing)}.")
+    video = read_video(arguments.source)
+    files = ClipFiles(video, {})
+    pairs = [(index, read_image(path).movedim(-1, 0)) for index, path in keyframe_paths(arguments.keyframe)]
+    files.keyframes = check_keyframes(pairs, files.frames)
+    files.mask = check_mask(_mask(arguments.mask, files.frames), files.frames)
+    files.truth = _truth(arguments, files.frames)
+    return files
+
+
+def _mask(path, frames):
+    """uint8 [1 or T,1,h,w] from an image, a video or a folder of images; white where the edit is."""
+    if path is None:
+        return None
+    one = Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
+    pictures = read_image(path)[None] if one else read_video(path).frames
+    check_aspect(pictures.shape[1:3], frames.shape[-2:], what="mask")
+    return pictures[..., 0][:, None].clone()  # [T,h,w,3] -> [T,1,h,w]; a clone, so that the rest can go
+
+
+def _truth(arguments, frames):
+    if bool(arguments.truth) != bool(arguments.truth_mask):
+        raise GenPropError("Expected --truth and --truth-mask together, got one of them. Give both, or neither.")
+    if not arguments.truth:
+        return None
+    pair = [read_video(path).frames.movedim(-1, 1) for path in (arguments.truth, arguments.truth_mask)]
+    for path, video in zip((arguments.truth, arguments.truth_mask), pair):
+        if video.shape != frames.shape:
+            raise GenPropError(
+                f"Expected {path} to have the source's {frames.shape[0]} frames of "
+                f"{frames.shape[3]}x{frames.shape[2]}, "
+                f"got {video.shape[0]} of {video.shape[3]}x{video.shape[2]}. Give the truth of this source."
+            )
+    return as_float(pair[0]), (as_float(pair[1][:, :1]) > 0.5).float()

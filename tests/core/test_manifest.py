@@ -1,0 +1,150 @@
+"""Many clips by one command: each row once, finished ones skipped, failed ones told, spread over processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from stand_in import SIZE, StandIn, clip, edited
+
+from genprop_core import cli, manifest, propagate
+from genprop_core.errors import GenPropError
+from genprop_core.long_clip import propagate_clip
+from genprop_core.video_io import read_video, write_image, write_video
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class StandInPipeline:
+    """GenProp's side that the command uses, with a stand-in for its model."""
+
+    file = SimpleNamespace(digest="0123456789abcdef")
+
+    def __init__(self):
+        self.seeds = []
+
+    def working_size(self, height, width, settings):
+        return SIZE, SIZE
+
+    def propagate_clip(self, frames, keyframes, settings, mask=None, progress=None):
+        self.seeds.append(settings.seed)
+        return propagate_clip(StandIn(), frames, keyframes, settings.clip, mask, progress)
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    made = StandInPipeline()
+    monkeypatch.setattr(propagate, "load_model", lambda arguments: made)
+    return made
+
+
+@pytest.fixture
+def folder(tmp_path):
+    frames = clip(10)
+    for name in ("a", "b"):
+        write_video(tmp_path / f"{name}.mp4", frames.movedim(1, -1), 8, lossless=True)
+    for index in (0, 6):
+        write_image(tmp_path / f"k{index}.png", (edited(frames, index) * 255).round().byte().movedim(0, -1))
+    (tmp_path / "broken.mp4").write_bytes(b"none")
+    return tmp_path
+
+
+def run(folder, name, text, *more):
+    (folder / name).write_text(text, encoding="utf-8")
+    return cli.main(["propagate", "--manifest", str(folder / name), "--out", str(folder / "out"), *more])
+
+
+TABLE = "source,keyframe,seed,out\na.mp4,k0.png,3,\nb.mp4,0:k0.png;6:k6.png,,second\nbroken.mp4,k0.png,,\n"
+
+
+def test_rows_are_done_once_and_a_failed_one_does_not_stop_the_others(folder, pipeline, capsys):
+    assert run(folder, "clips.csv", TABLE, "--seed", "5") == 1
+    assert pipeline.seeds == [3, 5]
+    out = folder / "out"
+    assert sorted(p.name for p in out.iterdir()) == ["a", "broken", "second"]
+    assert len(read_video(out / "a" / "result.mp4").frames) == 10 and (out / "second" / "confidence.png").exists()
+    assert "broken.mp4" in (out / "broken" / "error.txt").read_text() and not (out / "broken" / "metrics.json").exists()
+    said = capsys.readouterr().out
+    assert "2 done, 0 were done already, 1 failed" in said and "failed: row 3" in said and "cannot be opened" in said
+    # the next start does only what is left
+    write_video(folder / "broken.mp4", clip(10).movedim(1, -1), 8)
+    assert run(folder, "clips.csv", TABLE, "--seed", "5") == 0
+    assert pipeline.seeds == [3, 5, 5] and "1 done, 2 were done already, 0 failed" in capsys.readouterr().out
+    assert not (out / "broken" / "error.txt").exists()
+    # and a row that asks for something else is done again
+    assert run(folder, "clips.csv", TABLE.replace("k0.png,3", "k0.png,4"), "--seed", "5") == 0
+    assert pipeline.seeds == [3, 5, 5, 4]
+
+
+def test_lines_of_json_say_the_same(folder, pipeline):
+    lines = [{"source": "a.mp4", "keyframes": {"0": "k0.png", "6": "k6.png"}, "composite": "off"},
+             {"source": "a.mp4", "keyframe": ["6:k6.png"], "mask-mode": "join"}]  # fmt: skip
+    assert run(folder, "clips.jsonl", "\n".join(json.dumps(line) for line in lines)) == 0
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["0001-a", "0002-a"]
+    stated = [json.loads((folder / "out" / n / "metrics.json").read_text())["settings"] for n in ("0001-a", "0002-a")]
+    assert [s["composite"] for s in stated] == ["off", "on"] and stated[1]["mask_mode"] == "join"
+    assert [len(s["keyframe"]) for s in stated] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "name, text, wanted",
+    [
+        ("clips.txt", "source\n", "ending in .csv or .jsonl"),
+        ("clips.csv", "source,keyframe\n", "at least one row"),
+        ("clips.csv", "source,colour\na.mp4,red\n", "Row 1 .* colour is no option of a clip"),
+        ("clips.csv", "source,base\na.mp4,mini\n", "Row 1 .* base is no option of a clip"),
+        ("clips.csv", "source,seed\na.mp4,one\n", "Row 1 .* invalid int value: 'one'"),
+        ("clips.csv", "source,crop\na.mp4,on\n", "Row 1 .* invalid choice"),
+        ("clips.csv", "source,keyframe\na.mp4,k0.png,3\n", "Row 1 .* more values than there are columns"),
+        ("clips.csv", "source,out\na.mp4,x\nb.mp4,x\n", "rows 1 and 2 both write to"),
+        ("clips.jsonl", '{"source": 1', "Row 1 .* no JSON"),
+        ("clips.jsonl", "[1]", "Row 1 .* expected an object"),
+    ],
+)
+def test_a_manifest_that_cannot_be_meant_is_refused_at_once(folder, pipeline, capsys, name, text, wanted):
+    import re
+
+    assert run(folder, name, text) == 2 and pipeline.seeds == []
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1 and re.search(wanted, errors[0]), errors
+
+
+def test_a_clips_own_files_are_not_given_beside_the_manifest(folder, pipeline, capsys):
+    assert run(folder, "clips.csv", TABLE, "--source", "a.mp4") == 2
+    assert "without --source and --keyframe" in capsys.readouterr().err
+
+
+def test_every_process_does_its_share(folder, pipeline, monkeypatch):
+    table = "source,keyframe,out,seed\n" + "".join(f"a.mp4,k0.png,r{i},{i}\n" for i in range(5))
+    done = []
+    for index in range(3):
+        monkeypatch.setattr(manifest, "this_process", lambda index=index: (index, 3, "cpu"))
+        pipeline.seeds.clear()
+        assert run(folder, "clips.csv", table) == 0
+        done.append(list(pipeline.seeds))
+    assert done == [[0, 3], [1, 4], [2]]
+
+
+def test_processes_are_numbered_by_accelerate():
+    code = "import torch; from genprop_core.manifest import this_process; print('PROCESS', *this_process())"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+    script = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
+    done = subprocess.run([*script, sys.executable, "-c", code], capture_output=True, text=True, env=environment,
+                          timeout=300)  # fmt: skip
+    said = sorted(line for line in done.stdout.splitlines() if "PROCESS" in line)
+    assert said == ["PROCESS 0 2 cpu", "PROCESS 1 2 cpu"], done.stderr[-2000:]
+    assert manifest.this_process() == (0, 1, None)
+
+
+def test_keyframes_are_named_by_their_index(tmp_path):
+    from genprop_core.clip_files import keyframe_paths
+
+    assert keyframe_paths(["a.png", "12:b.png", r"C:\c.png", "3:C:/d.png"]) == [
+        (0, Path("a.png")), (12, Path("b.png")), (0, Path(r"C:\c.png")), (3, Path("C:/d.png"))]  # fmt: skip
+    with pytest.raises(GenPropError, match="no --source, no --out"):
+        from genprop_core.clip_files import read_clip
+
+        read_clip(SimpleNamespace(source=None, keyframe=["a.png"], out=None))

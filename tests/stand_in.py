@@ -1,0 +1,52 @@
+"""A stand-in for the model of a window, whose answers are known, and clips that it can be tried on."""
+
+import torch
+
+SIZE = 64
+
+
+class StandIn:
+    """Where the source is red it shows the keyframe's mean colour there, elsewhere the source `drift` brighter a frame.
+
+    sure: probability of the mask per position in the window. calls: what every run was given.
+    """
+
+    default_frames, size_multiple = 8, 32
+
+    def __init__(self, drift=0.0, sure=(0.9,) * 64, mask=True):
+        self.drift, self.sure, self.mask, self.calls = drift, sure, mask, []
+
+    def run(self, source, keyframe, *, noise, progress=None):
+        self.calls.append({"source": source, "keyframe": keyframe, "noise": noise})
+        for step in (1, 2):
+            if progress is not None:
+                progress(step, 2)
+        red = red_mask(source)
+        # the edit is carried over as the colour that the keyframe has where the object was
+        fill = (keyframe * red[0]).sum((1, 2)) / red[0].sum().clamp(min=1)
+        lift = self.drift * torch.arange(len(source)).view(-1, 1, 1, 1)
+        made = ((source + lift) * (1 - red) + fill.view(1, 3, 1, 1) * red).clamp(0, 1)
+        small = torch.nn.functional.avg_pool2d(red, 8)
+        return made, small * torch.tensor(self.sure[: len(source)]).view(-1, 1, 1, 1) if self.mask else None
+
+
+def red_mask(frames):
+    return ((frames[:, :1] > 0.9) & (frames[:, 1:2] < 0.1)).float()
+
+
+def clip(count=20, height=SIZE, width=SIZE, box=16, moves=1):
+    """uint8 [T,3,H,W]: a red box, aligned with the latents' grid when it stands still, on a slowly changing texture."""
+    g = torch.Generator().manual_seed(count)
+    base = torch.rand(3, height, width, generator=g) * 0.5 + 0.2
+    frames = torch.stack([base + 0.002 * t for t in range(count)])
+    for t in range(count):
+        left = 8 + moves * 8 * (t // 4 % 3)
+        frames[t, :, 16 : 16 + box, left : left + box] = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
+    return (frames * 255).round().byte()
+
+
+def edited(frames, index=0, colour=(0.0, 0.0, 1.0)):
+    """The frame with the box painted in another colour."""
+    frame = frames[index].float() / 255
+    red = red_mask(frame[None])[0]
+    return frame * (1 - red) + torch.tensor(colour).view(3, 1, 1) * red

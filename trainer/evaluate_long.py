@@ -1,0 +1,184 @@
+"""Long clips measured: `python -m trainer.evaluate_long --json docs/long_clips.json --markdown docs/long_clips.md`.
+
+Held-out clips of the mini's generator, 64 frames long, so in many windows: whether anything drifts, jumps where windows
+meet or is forgotten; what a second keyframe brings; and a table of every step that can be switched on or off. Nothing
+is composited, unless a column says so. Finished clips are kept beside the JSON, so a stopped run goes on.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from genprop_core.compositing import composite
+from genprop_core.confidence import to_size
+from genprop_core.errors import GenPropError
+from genprop_core.files import write_json
+from genprop_core.frames import as_bytes, as_float
+from genprop_core.long_clip import ClipSettings
+from genprop_core.metrics import colour_drift, iou, psnr, seam_jump
+from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.sampler import SamplerSettings
+
+from .long_tables import markdown
+from .mini.clips import FIRST_HELD_OUT_SEED, FRAMES, SIZE, make_clip
+
+NEAR = 4  # frames that stand for one in the scores inside the mask, so that an occluded moment does not decide
+LARGE = 2 * SIZE  # of the frames in which the same shapes are a small edit
+BASE = ClipSettings(find_shots=False)
+VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
+    "as it is": (BASE, SIZE, False),
+    "two keyframes": (BASE, SIZE, True),
+    "without anchoring": (replace(BASE, anchor=False), SIZE, False),
+    "overlap of 1 frame": (replace(BASE, overlap=1), SIZE, False),
+    "without colour match": (replace(BASE, colour="off"), SIZE, False),
+    "colour match: gain": (replace(BASE, colour="gain"), SIZE, False),
+    "colour match: smooth": (replace(BASE, colour="smooth"), SIZE, False),
+    "second pass, black": (replace(BASE, second_pass="black"), SIZE, False),
+    "second pass, blur": (replace(BASE, second_pass="blur"), SIZE, False),
+    "refined mask": (replace(BASE, refine=True), SIZE, False),
+    "large frame": (BASE, LARGE, False),
+    "large frame, crop": (replace(BASE, crop="auto"), LARGE, False),
+}
+
+
+def measure(model: GenProp, seed: int, frames: int, name: str, settings: PropagateSettings) -> dict:
+    """One clip in one variant: its scores, and the seconds of processor time it took."""
+    clip_settings, size, both = VARIANTS[name]
+    clip = make_clip(seed, frames, size)
+    source, target = as_bytes(clip.source), as_bytes(clip.target)
+    keyframes = {0: target[0], frames - 1: target[-1]} if both else {0: target[0]}
+    started = time.process_time()
+    result = model.propagate_clip(source, keyframes, replace(settings, clip=clip_settings, seed=settings.seed + seed))
+    seconds = time.process_time() - started
+    made, truth, outside = as_float(result.frames), as_float(target), 1 - clip.mask
+    whole = composite(source, result.frames, result.mask)
+    half, last = slice(frames // 2, None), slice(frames - FRAMES, None)
+    return {
+        "psnr": psnr(made, truth),
+        "psnr_outside": psnr(made, truth, outside),
+        "psnr_inside": psnr(made, truth, clip.mask),
+        "psnr_composited": psnr(as_float(whole), truth),
+        "mask_iou": iou(result.mask > 127, clip.mask > 0.5),
+        "seam_jump": seam_jump(made, result.seams),
+        "colour_drift": colour_drift(made, truth, clip.mask),
+        "outside_first_window": psnr(made[:FRAMES], truth[:FRAMES], outside[:FRAMES]),
+        "outside_last_window": psnr(made[last], truth[last], outside[last]),
+        "inside_at_8": _inside(made, truth, clip.mask, FRAMES),
+        "inside_at_end": _inside(made, truth, clip.mask, frames),
+        "second_half": psnr(made[half], truth[half]),
+        "second_half_inside": psnr(made[half], truth[half], clip.mask[half]),
+        "confidence": float(result.confidence.mean()),
+        "told_apart": _told_apart(result, made, truth, clip.mask),
+        "windows": len(result.windows),
+        "seconds": seconds,
+    }
+
+
+def _inside(made, truth, mask, stop: int):
+    """PSNR inside the mask over the frames that end before `stop`; None where the object is out of sight."""
+    part = slice(max(0, stop - NEAR), stop)
+    return psnr(made[part], truth[part], mask[part])
+
+
+def _told_apart(result, made, truth, mask):
+    """Spearman's rank correlation of a frame's confidence with its PSNR in and around the mask; 1 is the best guide."""
+    near = to_size(torch.nn.functional.max_pool2d(mask, 9, stride=1, padding=4), *made.shape[-2:])
+    quality = [psnr(made[t : t + 1], truth[t : t + 1], near[t : t + 1]) for t in range(len(made))]
+    seen = [t for t, q in enumerate(quality) if q is not None]
+    if len(seen) < 3:
+        return None
+    ranks = [torch.tensor(v).argsort().argsort().double() for v in (
+        [quality[t] for t in seen], result.confidence[seen].tolist())]  # fmt: skip
+    return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(prog="python -m trainer.evaluate_long", description=__doc__.splitlines()[0])
+    parser.add_argument("--base", default="mini")
+    parser.add_argument("--adapters", help="adapter file (default: the base's own)")
+    parser.add_argument("--clips", type=int, default=16, help="held-out clips (default: %(default)s)")
+    parser.add_argument("--frames", type=int, default=64, help="of every clip (default: %(default)s)")
+    parser.add_argument("--ablation-clips", type=int, default=4,
+                        help="clips for the variants other than the first two (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME",
+                        help="of: " + ", ".join(VARIANTS))  # fmt: skip
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--solver", default="euler", help="of the sampler (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, help="where to write the report")
+    parser.add_argument("--markdown", type=Path, help="page whose part between the two marks is written anew")
+    return parser.parse_args(argv)
+
+
+def run(arguments) -> dict:
+    if arguments.frames < 2 * FRAMES or arguments.clips < 1:
+        raise GenPropError(
+            f"Expected at least 1 clip of {2 * FRAMES} frames, got {arguments.clips} of {arguments.frames}."
+        )
+    model = GenProp.from_files(arguments.base, arguments.adapters, device=arguments.device)
+    settings = PropagateSettings(
+        sampler=SamplerSettings(steps=arguments.steps, solver=arguments.solver), width=SIZE, height=SIZE,
+        seed=arguments.seed,
+    )  # fmt: skip
+    key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
+    partial = arguments.json.with_suffix(".partial.jsonl") if arguments.json else None
+    rows = _kept(partial, key)
+    wanted = [(name, FIRST_HELD_OUT_SEED + i) for n, name in enumerate(VARIANTS) if name in arguments.variants
+              for i in range(arguments.clips if n < 2 else min(arguments.clips, arguments.ablation_clips))]  # fmt: skip
+    for number, (name, seed) in enumerate(wanted, 1):
+        print(f"{number}/{len(wanted)}: {name}, clip {seed}", file=sys.stderr, flush=True)
+        if (name, seed) in rows:
+            continue
+        rows[name, seed] = measure(model, seed, arguments.frames, name, settings)
+        if partial:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, "name": name, "seed": seed, "row": rows[name, seed]}) + "\n")
+    report = {
+        "frames": arguments.frames,
+        "steps": arguments.steps,
+        "solver": arguments.solver,
+        "checkpoint": model.file.digest,
+        "seed": arguments.seed,
+        "variants": {
+            name: {str(seed): rows[name, seed] for other, seed in wanted if other == name}
+            for name in VARIANTS
+            if name in arguments.variants
+        },
+    }
+    if arguments.json:
+        write_json(arguments.json, report)
+    return report
+
+
+def _kept(partial, key) -> dict:
+    """{(variant, seed): row} of an earlier run with the same weights and settings."""
+    if partial is None or not partial.exists():
+        return {}
+    lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return {(line["name"], line["seed"]): line["row"] for line in lines if line["key"] == key}
+
+
+def main(argv=None) -> int:
+    arguments = parse(argv)
+    try:
+        text = markdown(run(arguments))
+        if arguments.markdown:
+            from .long_tables import put_into
+
+            put_into(arguments.markdown, text)
+        print(text)
+    except GenPropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

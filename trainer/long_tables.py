@@ -1,0 +1,90 @@
+"""The report of `trainer.evaluate_long` as Markdown tables, and where they stand in a page."""
+
+from pathlib import Path
+
+from genprop_core.errors import GenPropError
+from genprop_core.files import atomic
+
+FIRST, LAST = "<!-- measured: begin -->", "<!-- measured: end -->"
+COLUMNS = {
+    "psnr_outside": ("PSNR outside", 2),
+    "psnr_inside": ("PSNR inside", 2),
+    "psnr_composited": ("PSNR composited", 2),
+    "mask_iou": ("mask IoU px", 3),
+    "seam_jump": ("seam jump", 2),
+    "colour_drift": ("colour drift", 2),
+    "seconds": ("seconds", 0),
+}
+
+
+def mean(rows: dict, key: str):
+    """Mean over the clips of a variant that have this score; None where none has."""
+    values = [row[key] for row in rows.values() if row[key] is not None]
+    return sum(values) / len(values) if values else None
+
+
+def _shown(value, digits: int, sign: str = "") -> str:
+    return "-" if value is None else f"{value:{sign}.{digits}f}"
+
+
+def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
+    """(what, measured, wanted, kept) of what long clips are to show."""
+    variants, frames = report["variants"], report["frames"]
+    one, two = variants.get("as it is", {}), variants.get("two keyframes", {})
+    out = []
+
+    def add(what, value, wanted, holds):
+        out.append((what, value, wanted, None if value is None else holds(value)))
+
+    if one:
+        first, last = mean(one, "outside_first_window"), mean(one, "outside_last_window")
+        add("PSNR outside, last window minus first (dB)", last - first, "at least -0.5", lambda v: v >= -0.5)
+        add("jump at seams over the mean change", mean(one, "seam_jump"), "at most 1.2", lambda v: v <= 1.2)
+        seen = {s: r for s, r in one.items() if r["inside_at_8"] is not None and r["inside_at_end"] is not None}
+        share = mean(seen, "inside_at_end") / mean(seen, "inside_at_8") if seen else None
+        add(f"PSNR inside at frame {frames} over frame 8", share, "at least 0.9", lambda v: v >= 0.9)
+        add("rank correlation of confidence and quality", mean(one, "told_apart"), "above 0", lambda v: v > 0)
+    both = sorted(set(one) & set(two))
+    if both:
+        gain = {s: {"gain": two[s]["second_half"] - one[s]["second_half"]} for s in both}
+        add("second half, two keyframes minus one (dB)", mean(gain, "gain"), "at least 1", lambda v: v >= 1)
+    return out
+
+
+def markdown(report: dict) -> str:
+    """Both tables, with what they were measured on."""
+    counts = {name: len(rows) for name, rows in report["variants"].items()}
+    lines = [
+        f"Mini, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, clips of "
+        f"{report['frames']} frames, noise seed {report['seed']}. Clips per row: "
+        + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
+        "",
+        "| | measured | wanted | |",
+        "|---|---|---|---|",
+    ]  # fmt: skip
+    for what, value, wanted, kept in promises(report):
+        mark = "-" if kept is None else "kept" if kept else "**not kept**"
+        lines.append(f"| {what} | {_shown(value, 2)} | {wanted} | {mark} |")
+    lines += ["", "| | " + " | ".join(label for label, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    reference = report["variants"].get("as it is", {})
+    for name, rows in report["variants"].items():
+        against = reference if not name.startswith("large") else report["variants"].get("large frame", {})
+        cells = []
+        for key, (_, digits) in COLUMNS.items():
+            shared = set(rows) & set(against)
+            own, other = (mean({s: v[s] for s in shared or rows}, key) if v else None for v in (rows, against))
+            difference = "" if own is None or other is None or rows is against else f" ({own - other:+.{digits}f})"
+            cells.append(_shown(own, digits) + difference)
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", "In brackets: the difference to the first row, or to `large frame`, on the same clips."]
+    return "\n".join(lines)
+
+
+def put_into(path: Path, text: str) -> None:
+    """Replaces what is between the marks of a page. Raises GenPropError for a page without them."""
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    if page.count(FIRST) != 1 or page.count(LAST) != 1:
+        raise GenPropError(f"Expected {path} to hold the lines {FIRST} and {LAST} once each. Add them where it goes.")
+    before, after = page.split(FIRST)[0], page.split(LAST)[1]
+    with atomic(path) as temporary:
+        temporary.write_text(f"{before}{FIRST}\n{text}\n{LAST}{after}", encoding="utf-8")
