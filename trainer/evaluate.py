@@ -1,151 +1,142 @@
-"""Scores of adapters on held-out generated clips: `python -m trainer.evaluate --base mini --clips 64 --json FILE`.
+"""Scores of adapters on clips they were not trained on: `python -m trainer.evaluate --clips 64 --json FILE`.
 
-Every clip is made by the pipeline, without compositing, and scored against its exact truth, beside the floors. Two
+Every clip is made by the pipeline, without compositing, and scored against its truth, beside floors and baselines. Two
 controls show that the model works for the right reason: with another clip's source the background must get worse, with
-another keyframe the inside of the mask must change. Finished clips are kept beside the JSON, so a stopped run goes on.
+another keyframe the inside of the mask must change. Finished clips are kept beside the JSON, so a stopped run goes on;
+baselines do not depend on the adapters and are kept for every later run.
 """
 
 import argparse
 import json
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from genprop_core.errors import GenPropError
-from genprop_core.evaluation import FLOORS, KEYS, floor_scores, scores, summary
-from genprop_core.files import write_json
-from genprop_core.metrics import psnr
-from genprop_core.pipeline import GenProp, PropagateSettings
-from genprop_core.sampler import SamplerSettings
+from genprop_core.evaluation import KEYS
+from genprop_core.files import atomic, write_json
+from genprop_core.sampler import SOLVERS
 
-from .mini.clips import FIRST_HELD_OUT_SEED, FRAMES, SIZE, make_clip
+from .arguments import resolution
+from .baselines import NAMES
+from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows
+from .html_report import page
+from .score_table import combine, table
 
-
-def eight_bit(frames: torch.Tensor) -> torch.Tensor:
-    """As a video file would hold it."""
-    return (frames * 255).round() / 255
-
-
-def evaluate_clip(model: GenProp, seed: int, settings: PropagateSettings, controls: bool) -> dict:
-    """One clip's scores, floors and controls; the noise is seeded by the clip."""
-    clip, other = make_clip(seed), make_clip(seed + 500_000) if controls else None
-    source, target, keyframe = eight_bit(clip.source), eight_bit(clip.target), eight_bit(clip.target[0])
-    settings = replace(settings, seed=settings.seed + seed)
-    result = model.propagate(source, keyframe, settings)
-    row = {
-        "seed": seed,
-        "result": scores(result, target, source, clip.mask),
-        "floors": floor_scores(model, source, target, clip.mask, keyframe, settings),
-        "seconds": result.seconds,
-    }
-    if controls:
-        outside = 1 - clip.mask
-        shuffled = model.propagate(eight_bit(other.source), keyframe, settings)
-        unedited = model.propagate(source, source[0], settings)
-        row["controls"] = {
-            "shuffled_source_psnr_outside": psnr(shuffled.frames, target, outside),
-            "other_keyframe_change_inside": ((unedited.frames - result.frames).abs() * clip.mask).sum().item()
-            / (3 * clip.mask.sum().item())
-            * 255,
-        }
-    return row
+__all__ = ["KEYS", "control_means", "main", "parse", "run", "table"]
 
 
 def _mean(values):
-    values = list(values)
+    values = [v for v in values if v is not None]
     return sum(values) / len(values) if values else None
 
 
-def combine(rows: list[dict], checkpoint: str, seed: int) -> dict:
-    """The summary JSON of all clips' rows."""
-    seconds = {key: sum(r["seconds"][key] for r in rows) for key in rows[0]["seconds"]}
-    controls = {}
+def control_means(rows: list[dict]) -> dict:
     tested = [r for r in rows if "controls" in r]
-    if tested:
-        shuffled = _mean(r["controls"]["shuffled_source_psnr_outside"] for r in tested)
-        controls = {
-            "clips": len(tested),
-            "shuffled_source_psnr_outside": shuffled,
-            "shuffled_source_drop": _mean(r["result"]["psnr_outside"] for r in tested) - shuffled,
-            "other_keyframe_change_inside": _mean(r["controls"]["other_keyframe_change_inside"] for r in tested),
-        }
-    return summary(
-        [r["result"] for r in rows],
-        [r["floors"] for r in rows],
-        controls=controls,
-        frames=FRAMES,
-        size=[SIZE, SIZE],
-        seconds=seconds,
-        checkpoint=checkpoint,
-        seed=seed,
-    )
-
-
-def table(report: dict) -> str:
-    """The report as a plain text table: result first, then the floors."""
-    lines = [f"{'':16}" + "".join(f"{c:>14}" for c in KEYS)]
-    for name in ("result", *FLOORS):
-        values = report["result"] if name == "result" else report["floors"][name]
-        cells = (f"{values[c]:14.3f}" if values.get(c) is not None else f"{'-':>14}" for c in KEYS)
-        lines.append(f"{name:16}" + "".join(cells))
-    for key, value in report["controls"].items():
-        lines.append(f"control {key}: {value:.2f}")
-    return "\n".join(lines)
+    if not tested:
+        return {}
+    shuffled = [r for r in tested if r["controls"]["shuffled_source_psnr_outside"] is not None]
+    worse = _mean(r["controls"]["shuffled_source_psnr_outside"] for r in shuffled)
+    return {
+        "clips": len(tested),
+        "shuffled_source_psnr_outside": worse,
+        "shuffled_source_drop": _mean(r["result"]["psnr_outside"] for r in shuffled) - worse if shuffled else None,
+        "other_keyframe_change_inside": _mean(r["controls"]["other_keyframe_change_inside"] for r in tested),
+    }
 
 
 def parse(argv=None):
     parser = argparse.ArgumentParser(prog="python -m trainer.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--base", default="mini", help="the mini, or a mini trained elsewhere (default: %(default)s)")
+    parser.add_argument("--base", default="mini", help="mini, an SVD folder or file (default: %(default)s)")
     parser.add_argument("--adapters", help="adapter file (default: the base's own)")
-    parser.add_argument("--clips", type=int, default=64, help="held-out clips (default: %(default)s)")
-    parser.add_argument(
-        "--controls", type=int, default=16, help="clips that the controls are run on (default: %(default)s)"
-    )
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder with original_videos/ and, if there are any, "
+                        "edited_videos/, masks/, keyframes/ (default: the mini's held-out clips)")  # fmt: skip
+    parser.add_argument("--clips", type=int, help="at most so many clips (default: 64 held-out ones, or all of --data)")
+    parser.add_argument("--frames", type=int, help="of each clip of --data (default: all)")
+    parser.add_argument("--resolution", type=resolution, metavar="N|WxH", help="that clips of --data are scored at")
+    parser.add_argument("--controls", type=int, default=16, help="clips that the controls are run on (default: "
+                        "%(default)s)")  # fmt: skip
+    parser.add_argument("--baselines", default=",".join(NAMES), metavar="NAMES", help="of %(default)s; none for none")
+    parser.add_argument("--cache", default="output/evaluation", metavar="DIR", help="baselines of earlier runs, or "
+                        "none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where to write the report")
+    parser.add_argument("--html", type=Path, help="where to write the report with pictures, one self-contained file")
+    parser.add_argument("--clip-weights", metavar="DIR", help="a CLIP model on this machine, for CLIP-I and CLIP-T")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the clips (default: %(default)s)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--solver", choices=SOLVERS, default="euler")
+    parser.add_argument("--guidance-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
+                        help="noise levels that guidance is used at (default: all)")  # fmt: skip
     parser.add_argument("--min-cfg", type=float, default=1.0)
     parser.add_argument("--max-cfg", type=float, default=3.0)
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--sce-in-cond-only", action="store_true", help="no source features in guidance's empty branch")
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    for name in ("clips", "frames", "controls", "workers", "steps"):
+        value, least = getattr(arguments, name), {"controls": 0, "frames": 2}.get(name, 1)
+        if value is not None and value < least:
+            parser.error(f"--{name} must be at least {least}, got {value}")
+    return arguments
 
 
 def run(arguments) -> dict:
-    sampler = SamplerSettings(
-        arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, not arguments.sce_in_cond_only
-    )
-    model = GenProp.from_files(arguments.base, arguments.adapters)
-    settings = PropagateSettings(sampler=sampler, width=SIZE, height=SIZE, seed=arguments.seed)
+    bench = make_bench(arguments)
+    model, clips = bench.model, bench.clips
     key = json.dumps(
-        {"checkpoint": model.file.digest, "base": model.base.fingerprint().conv_in, "settings": str(settings)}
-    )
-    partial = arguments.json.with_suffix(".partial.jsonl") if arguments.json else None
+        {"checkpoint": model.file.digest, "facts": bench.cache.facts, "settings": str(bench.settings),
+         "baselines": bench.baselines, "shown": bench.shown, "without": bench.learned.without, "version": 2},
+        sort_keys=True,
+    )  # fmt: skip
+    out = arguments.json or arguments.html
+    partial = out.with_suffix(".partial.jsonl") if out else None
     rows = {}
     if partial and partial.exists():
         lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        rows = {r["seed"]: r for r in lines if r.get("key") == key}
+        rows = {r["clip"]: r for r in lines if r.pop("key", None) == key}
+    jobs = [(i, i < arguments.controls) for i in range(len(clips))]
+    todo = [(i, c) for i, c in jobs if clips.names[i] not in rows or (c and "controls" not in rows[clips.names[i]])]
     start = time.monotonic()
-    for index in range(arguments.clips):
-        seed = FIRST_HELD_OUT_SEED + index
-        wanted = index < arguments.controls
-        if seed not in rows or (wanted and "controls" not in rows[seed]):
-            rows[seed] = evaluate_clip(model, seed, settings, wanted)
-            if partial:
-                partial.parent.mkdir(parents=True, exist_ok=True)
-                with open(partial, "a", encoding="utf-8") as file:
-                    file.write(json.dumps({"key": key, **rows[seed]}) + "\n")
-        left = (time.monotonic() - start) / (index + 1) * (arguments.clips - index - 1)
-        print(f"\rclip {index + 1}/{arguments.clips}, {left:.0f} s left ", end="", file=sys.stderr, flush=True)
+    shared = arguments.workers > 1 and len(todo) > 1
+    made = shared_rows(arguments, todo) if shared else (evaluate_clip(bench, *job) for job in todo)
+    for done, row in enumerate(made, 1):
+        rows[row["clip"]] = row
+        if partial:
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            with open(partial, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"key": key, **row}) + "\n")
+        left = (time.monotonic() - start) / done * (len(todo) - done)
+        print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
+              flush=True)  # fmt: skip
     print(file=sys.stderr)
-    ordered = [rows[FIRST_HELD_OUT_SEED + i] for i in range(arguments.clips)]
-    report = combine(ordered, model.file.digest, arguments.seed)
+    report = finish(bench, [rows[name] for name in clips.names], arguments)
+    if partial:
+        partial.unlink(missing_ok=True)
+    return report
+
+
+def finish(bench: Bench, rows: list[dict], arguments) -> dict:
+    """The report of all rows, written where the command line says."""
+    frames, sizes = sorted({r["frames"] for r in rows}), sorted({tuple(r["size"]) for r in rows})
+    report = combine(
+        rows,
+        controls=control_means(rows),
+        without=bench.learned.without,
+        frames=frames[0] if len(frames) == 1 else frames,
+        size=list(sizes[0]) if len(sizes) == 1 else [list(s) for s in sizes],
+        checkpoint=bench.model.file.digest,
+        seed=arguments.seed,
+    )
+    skipped = getattr(bench.clips, "without_keyframe", [])
+    report["skipped"] = {name: "no edited video and no keyframe" for name in skipped}
+    report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
     if arguments.json:
         write_json(arguments.json, report)
-        partial.unlink(missing_ok=True)
+    if arguments.html:
+        with atomic(arguments.html) as temporary:
+            temporary.write_text(page(report, rows), encoding="utf-8")
     return report
 
 

@@ -1,0 +1,193 @@
+"""Evaluation: floors and baselines, statistics over clips, data folders as far as they go, resuming, caching."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from genprop_core.errors import GenPropError
+from genprop_core.video_io import write_image
+from trainer import baselines, evaluate, learned_metrics, score_table
+from trainer.evaluation_clips import DataFolder, EvalClip, HeldOut
+from trainer.learned_metrics import LearnedMetrics
+from trainer.score_table import METRICS, bootstrap, describe, score_clip
+
+FLOORS = {"copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd"}
+OPTIONS = ["--steps", "1", "--controls", "1"]
+
+
+def picture(t, size, shown=True):
+    """A gradient that moves, uint8 [H,W,3], with a square on it."""
+    ramp = torch.arange(size).add(3 * t).mul(255 // (size + 30)).byte()
+    image = torch.stack([ramp.expand(size, size), ramp[:, None].expand(size, size), torch.full((size, size), 90)], -1)
+    image = image.to(torch.uint8).clone()
+    if shown:
+        image[20:44, 10 + t : 34 + t] = torch.tensor([250, 20, 20], dtype=torch.uint8)
+    return image
+
+
+def folder(root, name, frames=3, size=64, target=None, mask=None):
+    """One clip of a data folder, as folders of images; target and mask: frames of each, None for none."""
+    for t in range(frames):
+        write_image(root / "original_videos" / name / f"{t}.png", picture(t, size))
+    for t in range(target or 0):
+        write_image(root / "edited_videos" / name / f"{t}.png", picture(t, size, shown=False))
+    for t in range(mask or 0):
+        region = torch.zeros(size, size, 3, dtype=torch.uint8)
+        region[20:44, 10 + t : 34 + t] = 255
+        write_image(root / "masks" / name / f"{t}.png", region)
+
+
+def run(tmp_path, *options):
+    json_file = tmp_path / "scores.json"
+    given = [*OPTIONS, "--cache", str(tmp_path / "cache"), "--json", str(json_file), *map(str, options)]
+    assert evaluate.main(given) == 0
+    return json.loads(json_file.read_text())
+
+
+def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, monkeypatch, capsys):
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        folder(data, name, target=3, mask=3)
+    html = tmp_path / "report.html"
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--html", html)
+    assert report["clips"] == 2 and report["frames"] == 3 and report["size"] == [64, 64]
+    assert set(report["floors"]) == FLOORS and set(report["baselines"]) == {"telea", "latent_blending"}
+    assert report["floors"]["copy_source"]["psnr_outside"] > 99 and report["floors"]["copy_source"]["removed"] == 0
+    assert report["baselines"]["telea"]["psnr_inside"] > report["floors"]["copy_source"]["psnr_inside"] + 6
+    assert abs(report["baselines"]["latent_blending"]["psnr_outside"]
+               - report["floors"]["vae_round_trip"]["psnr_outside"]) < 6  # fmt: skip
+    for key in ("psnr", "ssim", "psnr_outside", "psnr_inside", "mask_iou", "mask_f", "mask_ceiling", "warp_error",
+                "colour_drift"):  # fmt: skip
+        spread = report["result"]["spread"][key]
+        assert spread["interval"][0] <= report["result"][key] <= spread["interval"][1]
+        assert spread["worst_clip"] in ("a", "b") and spread["clips"] == 2
+    assert report["result"]["mask_iou_pixels"] <= report["result"]["mask_ceiling"] <= 1
+    assert "one window" in report["missing"]["seam_jump"] and report["controls"]["clips"] == 1
+    assert "--clip-weights" in report["missing"]["clip_i"] or "torchmetrics" in report["missing"]["clip_i"]
+    assert "latent_blending" in capsys.readouterr().out
+    text = html.read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg;base64,") == 2 and "http" not in text.replace("http://www.w3.org", "")
+
+    made = []
+    monkeypatch.setattr(baselines, "make", lambda name, *a: made.append(name) or torch.zeros(3, 3, 64, 64))
+    again = run(tmp_path, "--data", data, "--resolution", 64)
+    assert set(made) == {"copy_source", "repeat_keyframe"}, "the others are kept"
+    assert again["result"] == report["result"] and again["baselines"] == report["baselines"], "the same numbers"
+    run(tmp_path, "--data", data, "--resolution", 64, "--max-cfg", 2)
+    assert "plain_svd" in made, "other settings, other baselines"
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    for name in ("a", "b"):
+        folder(data, name, target=3, mask=3)
+    options = ["--data", str(data), "--resolution", "64", "--baselines", "none", *OPTIONS, "--json",
+               str(tmp_path / "s.json")]  # fmt: skip
+    real, calls = evaluate.evaluate_clip, []
+
+    def stopped(bench, index, controls):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(index)
+        return real(bench, index, controls)
+
+    monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(options)
+    assert (tmp_path / "s.partial.jsonl").exists() and not (tmp_path / "s.json").exists()
+    monkeypatch.setattr(evaluate, "evaluate_clip", lambda *a: calls.append(a[1]) or real(*a))
+    assert evaluate.main(options) == 0
+    assert calls == [0, 1], "the first clip was not made again"
+    assert not (tmp_path / "s.partial.jsonl").exists()
+    report = json.loads((tmp_path / "s.json").read_text())
+    assert report["clips"] == 2 and report["floors"] == {} == report["baselines"]
+
+
+def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
+    data = tmp_path / "data"
+    folder(data, "whole", target=3, mask=3)
+    folder(data, "no_mask", target=3)
+    folder(data, "uneven", target=2, mask=3)
+    folder(data, "no_truth", mask=3)
+    folder(data, "nothing")
+    write_image(data / "keyframes" / "no_truth.png", picture(0, 64, shown=False))
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "copy_source,telea,vae_round_trip")
+    assert report["clips"] == 4 and list(report["skipped"]) == ["nothing"]
+    missing = report["missing"]
+    assert "no truth for 1 of 4 clips (no_truth)" in missing["psnr"]
+    assert "for 2 of 4 clips (no_mask, no_truth)" in missing["psnr_inside"]
+    assert "no mask for 1 of 4 clips (no_mask)" in missing["psnr_outside"]
+    assert "edited_videos 2" in report["notes"]["uneven"][0] and report["frames"] == [2, 3]
+    assert report["result"]["spread"]["psnr_outside"]["clips"] == 3, "without a truth against the source"
+    assert report["baselines"]["telea"]["spread"]["warp_error"]["clips"] == 3
+    assert report["floors"]["vae_round_trip"]["spread"]["warp_error"]["clips"] == 3
+
+
+def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
+    data = tmp_path / "data"
+    folder(data, "a")
+    with pytest.raises(GenPropError, match="edited first frame keyframes/NAME.png, got 1 clips of which none"):
+        DataFolder(data, (64,), 32)
+    assert evaluate.main(["--data", str(tmp_path / "nowhere")]) == 2
+    assert "Expected a folder" in capsys.readouterr().err
+    assert evaluate.main(["--baselines", "telea,magic"]) == 2
+    assert "got magic" in capsys.readouterr().err
+    assert evaluate.main(["--clip-weights", str(tmp_path)]) == 2 or learned_metrics.find_spec("torchmetrics") is None
+    (data / "prompts.csv").write_text("name\na\n")
+    folder(data, "a", target=3)
+    with pytest.raises(GenPropError, match="columns name and prompt"):
+        DataFolder(data, (64,), 32)
+
+
+def test_absent_weights_are_said_and_never_fetched(tmp_path, monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    learned = LearnedMetrics()
+    assert set(learned.without) == {"clip_i", "clip_t", "lpips"}
+    clip = EvalClip("a", torch.rand(2, 3, 32, 32), torch.rand(3, 32, 32), None, None, 0)
+    assert learned.score(clip.source, clip) == {"clip_i": None, "clip_t": None, "lpips": None}
+
+
+def test_statistics_over_clips():
+    rows = [dict.fromkeys(METRICS) | {"psnr": p, "warp_error": w} for p, w in ((20.0, 0.1), (30.0, 0.4), (28.0, 0.2))]
+    found = describe(rows, ["a", "b", "c"])
+    assert found["psnr"] == 26 and found["spread"]["psnr"]["median"] == 28
+    assert found["spread"]["psnr"]["worst_clip"] == "a" and found["spread"]["warp_error"]["worst_clip"] == "b"
+    assert found["spread"]["ssim"]["interval"] is None and found["ssim"] is None
+    values = torch.randn(400, generator=torch.Generator().manual_seed(1)).tolist()
+    low, high = bootstrap(values)
+    assert (low, high) == tuple(bootstrap(values)) and bootstrap([3.0]) == [3.0, 3.0]
+    mean = sum(values) / 400
+    expected = 1.96 * torch.tensor(values).std().item() / math.sqrt(400)
+    assert mean - low == pytest.approx(expected, rel=0.15) and high - mean == pytest.approx(expected, rel=0.15)
+
+
+def test_scores_of_the_truth_are_perfect_and_seams_are_seen():
+    clip = HeldOut(1)[0]
+    mask = torch.nn.functional.avg_pool2d(clip.mask, 8)
+    found = score_clip(clip.target, clip, mask, seams=[4])
+    assert found["psnr"] == 100 and found["removed"] == 1 and found["colour_drift"] == 0
+    assert found["mask_iou"] > 0.8 and found["mask_f"] > found["mask_iou"]
+    assert 0.5 < found["seam_jump"] < 1.5
+    jumping = clip.target.clone()
+    jumping[4:] = (jumping[4:] + 0.2).clamp(0, 1)
+    assert score_clip(jumping, clip, seams=[4])["seam_jump"] > 2
+    assert set(found) == set(METRICS) - {"nothing"}
+    assert set(score_table.curves(clip.target, clip)) == {"psnr_outside", "psnr_inside"}
+
+
+def test_telea_fills_the_region_and_keeps_the_rest():
+    clip = HeldOut(1)[0]
+    filled = baselines.telea(clip.source, clip.mask)
+    grown = torch.nn.functional.max_pool2d(clip.mask, 2 * baselines.GROW + 1, 1, baselines.GROW)
+    assert torch.equal(filled * (1 - grown), clip.source * (1 - grown))
+    inside = score_clip(filled, clip)["psnr_inside"]
+    assert inside > score_clip(clip.source, clip)["psnr_inside"] + 5

@@ -1,0 +1,146 @@
+"""The clips that adapters are scored on: the mini's held-out ones, or those of a data folder as far as it goes."""
+
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from genprop_core.config import TASKS
+from genprop_core.errors import GenPropError
+from genprop_core.images import SUFFIXES, read_image
+from genprop_core.video_io import probe
+
+from .dataset import FOLDERS, list_clips, read_frames, read_tasks, resize, working_size
+from .mini.clips import FIRST_HELD_OUT_SEED, make_clip
+
+KEYFRAMES = "keyframes"  # NAME.png: the edited first frame of a clip that has no edited video
+PROMPTS = "prompts.csv"  # columns name, prompt: for CLIP-T
+
+
+@dataclass
+class EvalClip:
+    """source: float32 [T,3,H,W] in [0,1]; target like it, or None; mask: 0 and 1 [T,1,H,W], or None; keyframe [3,H,W].
+
+    seed: of the noise. notes: what was done to make the parts fit.
+    """
+
+    name: str
+    source: torch.Tensor
+    keyframe: torch.Tensor
+    target: torch.Tensor | None
+    mask: torch.Tensor | None
+    seed: int
+    task: str = TASKS[0]
+    prompt: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def eight_bit(frames: torch.Tensor) -> torch.Tensor:
+    """As a video file would hold it."""
+    return (frames * 255).round() / 255
+
+
+class HeldOut:
+    """The mini's generated clips that no training has seen. Clips are drawn when they are asked for."""
+
+    def __init__(self, count: int):
+        self.names = [str(FIRST_HELD_OUT_SEED + i) for i in range(count)]
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> EvalClip:
+        return self.draw(int(self.names[index]))
+
+    def other(self, index: int) -> torch.Tensor:
+        """The source of another clip, for the control."""
+        return self.draw(int(self.names[index]) + 500_000).source
+
+    @staticmethod
+    def draw(seed: int) -> EvalClip:
+        clip = make_clip(seed)
+        target = eight_bit(clip.target)
+        return EvalClip(str(seed), eight_bit(clip.source), target[0], target, clip.mask, seed)
+
+
+class DataFolder:
+    """`original_videos/`, and as far as they are there `edited_videos/` (the truth), `masks/` and `keyframes/`.
+
+    A clip needs an edited first frame: that of its edited video, or keyframes/NAME.png. Parts of unequal length are cut
+    to the shortest, and to `frames` where that is given; the clip's notes say so.
+    """
+
+    def __init__(self, folder, size: tuple[int, ...] | None, multiple: int, frames: int | None = None, count=None):
+        """size: as the trainer's --resolution, None keeps the clips' own; multiple: of the base, in pixels.
+
+        Raises GenPropError for a folder without clips, or when none of them has an edited first frame.
+        """
+        self.folder, self.size, self.multiple, self.frames = Path(folder), size, multiple, frames
+        self.parts = {"source": list_clips(self.folder / FOLDERS["source"])}
+        for part in ("target", "mask"):
+            there = self.folder / FOLDERS[part]
+            self.parts[part] = list_clips(there) if there.is_dir() else {}
+        keys = self.folder / KEYFRAMES
+        self.keyframes = {p.stem: p for p in sorted(keys.iterdir()) if p.suffix in SUFFIXES} if keys.is_dir() else {}
+        names = sorted(self.parts["source"])
+        self.without_keyframe = [n for n in names if n not in self.parts["target"] and n not in self.keyframes]
+        self.names = [n for n in names if n not in self.without_keyframe][:count]
+        if not self.names:
+            raise GenPropError(
+                f"Expected clips in {self.folder / FOLDERS['source']}, each with a video of its name in "
+                f"{FOLDERS['target']}/ or an edited first frame {KEYFRAMES}/NAME.png, got "
+                f"{len(names)} clips of which none has one. Add them."
+            )
+        self.tasks = read_tasks(self.folder / "tasks.csv", names)
+        self.prompts = read_prompts(self.folder / PROMPTS)
+
+    def __len__(self):
+        return len(self.names)
+
+    def other(self, index: int) -> torch.Tensor | None:
+        """The source of the next clip, for the control; None where there is only one."""
+        return self[(index + 1) % len(self)].source if len(self) > 1 else None
+
+    def __getitem__(self, index: int) -> EvalClip:
+        name = self.names[index]
+        paths = {part: clips[name] for part, clips in self.parts.items() if name in clips}
+        info = {part: probe(path) for part, path in paths.items()}
+        size = self._size(info["source"])
+        found = {p: torch.stack(list(islice(read_frames(path, size, mask=p == "mask"), self.frames)))
+                 for p, path in paths.items()}  # fmt: skip
+        length, notes = min(len(v) for v in found.values()), []
+        if any(len(v) != length for v in found.values()):
+            lengths = ", ".join(f"{FOLDERS[p]} {len(v)}" for p, v in found.items())
+            notes.append(f"parts of unequal length ({lengths} frames) were cut to {length}")
+        if length < 2:
+            raise GenPropError(f"Expected at least 2 frames of the clip {name} in {self.folder}, got {length}.")
+        found = {p: v[:length] for p, v in found.items()}
+        target, mask = found.get("target"), found.get("mask")
+        if target is not None:
+            keyframe = target[0]
+        else:
+            image = read_image(self.keyframes[name]).movedim(-1, 0)[None].float() / 255
+            keyframe = resize(image, size)[0]
+        if mask is not None:
+            mask = (mask > 0.5).float()
+        task = self.tasks.get(name, TASKS[0])
+        return EvalClip(name, found["source"], keyframe, target, mask, index, task, self.prompts.get(name), notes)
+
+    def _size(self, info) -> tuple[int, int]:
+        if self.size is not None:
+            return working_size(info.width, info.height, self.size, self.multiple)
+        return tuple(max(1, round(v / self.multiple)) * self.multiple for v in (info.height, info.width))
+
+
+def read_prompts(path: Path) -> dict[str, str]:
+    """The prompts of prompts.csv; empty where there is no such file."""
+    import csv
+
+    if not path.is_file():
+        return {}
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file)
+        if not {"name", "prompt"} <= set(rows.fieldnames or ()):
+            raise GenPropError(f"Expected the columns name and prompt in {path}, got {rows.fieldnames}.")
+        return {Path(row["name"].strip()).stem: row["prompt"].strip() for row in rows}

@@ -1,0 +1,85 @@
+"""CLIP-I, CLIP-T and LPIPS by torchmetrics, with weights that are on this machine already. Nothing is downloaded."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from genprop_core.errors import GenPropError
+
+from .evaluation_clips import EvalClip
+
+KEYS = ("clip_i", "clip_t", "lpips")
+BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
+
+
+def lpips_cache(net: str) -> Path:
+    """Where torchvision would keep the backbone's weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
+
+
+class LearnedMetrics:
+    """Whichever of them can be had. `without` says, per metric, why it cannot."""
+
+    def __init__(self, clip_folder=None, lpips_net: str = "alex", device="cpu"):
+        """clip_folder: a CLIP model in transformers' layout. Raises GenPropError when it is given but is not one."""
+        self.without, self.device, self.clip, self.lpips = {}, device, None, None
+        if find_spec("torchmetrics") is None:
+            self.without = dict.fromkeys(KEYS, "torchmetrics is not installed (pip install torchmetrics)")
+            return
+        if clip_folder is None:
+            self.without |= dict.fromkeys(("clip_i", "clip_t"), "no CLIP weights given (--clip-weights FOLDER)")
+        else:
+            self.clip = self._load_clip(Path(clip_folder))
+        if not lpips_cache(lpips_net).is_file():
+            self.without["lpips"] = f"no weights at {lpips_cache(lpips_net)}"
+        elif find_spec("torchvision") is None:
+            self.without["lpips"] = "torchvision is not installed"
+        else:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+            self.lpips = LearnedPerceptualImagePatchSimilarity(lpips_net, normalize=True).to(device)
+
+    def _load_clip(self, folder: Path):
+        if not (folder / "config.json").is_file():
+            raise GenPropError(
+                f"Expected a CLIP model in transformers' layout in {folder} (config.json, weights, tokenizer), "
+                "got none. Give its folder, or leave --clip-weights away."
+            )
+        from torchmetrics.multimodal import CLIPScore
+        from transformers import CLIPModel, CLIPProcessor
+
+        def local():  # as objects: a name would make torchmetrics look for it on the network
+            return (
+                CLIPModel.from_pretrained(folder, local_files_only=True),
+                CLIPProcessor.from_pretrained(folder, local_files_only=True),
+            )
+
+        try:
+            return CLIPScore(model_name_or_path=local).to(self.device)
+        except (OSError, ValueError) as error:
+            raise GenPropError(f"Expected a whole CLIP model in {folder}, but it cannot be read ({error}).") from None
+
+    @torch.no_grad()
+    def score(self, frames: torch.Tensor, clip: EvalClip) -> dict:
+        """{"clip_i", "clip_t", "lpips"} of frames [T,3,H,W] in [0,1], None where weights, truth or prompt lack."""
+        out = dict.fromkeys(KEYS)
+        if self.clip is not None:
+            pictures = self._bytes(frames)
+            keyframe = self._bytes(clip.keyframe[None]).expand_as(pictures)
+            out["clip_i"] = self._clip(list(pictures), list(keyframe))
+            if clip.prompt:
+                out["clip_t"] = self._clip(list(pictures), [clip.prompt] * len(pictures))
+        if self.lpips is not None and clip.target is not None:
+            values = [self.lpips(f[None].to(self.device).clamp(0, 1), t[None].to(self.device).clamp(0, 1))
+                      for f, t in zip(frames, clip.target)]  # fmt: skip
+            out["lpips"] = float(sum(values) / len(values))
+        return out
+
+    def _clip(self, source, target) -> float:
+        value = float(self.clip(source, target)) / 100  # torchmetrics gives percent
+        self.clip.reset()
+        return value
+
+    def _bytes(self, frames):
+        return (frames * 255).round().clamp(0, 255).to(torch.uint8).to(self.device)
