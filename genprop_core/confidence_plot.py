@@ -14,8 +14,13 @@ PAPER, INK, FAINT, LINE, CHANGE, DOUBT = (
 
 
 def confidence_plot(result, keyframes, path) -> None:
-    """Writes the plot of a `ClipResult`: confidence (blue, left axis), change outside the mask in 1/255 (orange, right
-    axis), keyframes (triangles), scene cuts (dashed), and the frames to edit again (shaded)."""
+    """Writes `confidence_picture`."""
+    write_image(path, confidence_picture(result, keyframes))
+
+
+def confidence_picture(result, keyframes) -> torch.Tensor:
+    """The plot of a `ClipResult`, uint8 [H,W,3]: confidence (blue, left axis), change outside the mask in 1/255
+    (orange, right axis), keyframes (triangles), scene cuts (dashed), and the frames to edit again (shaded)."""
     count = len(result.confidence)
     sheet = Image.new("RGB", (WIDTH, HEIGHT), PAPER)
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=16)
@@ -45,7 +50,7 @@ def confidence_plot(result, keyframes, path) -> None:
     draw.text((LEFT, 14), "confidence", LINE, font)
     draw.text((LEFT + 110, 14), "change outside the mask (of 255, right)", CHANGE, font)
     draw.text((LEFT + 430, 14), "triangle: keyframe   shaded: edit a frame here", INK, font)
-    write_image(path, torch.from_numpy(np.asarray(sheet).copy()))
+    return torch.from_numpy(np.asarray(sheet).copy())
 
 
 def _dashed(draw, ends, colour, dash=8):

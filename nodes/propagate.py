@@ -7,6 +7,7 @@ from comfy_execution.graph_utils import ExecutionBlocker
 from ..genprop_core import conditioning as cond
 from ..genprop_core.clip_input import CHOICES, check_keyframes
 from ..genprop_core.compositing import FEATHER, GROW, composite
+from ..genprop_core.confidence_plot import confidence_picture
 from ..genprop_core.config import TASKS
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
@@ -126,6 +127,7 @@ class GenPropPropagate(io.ComfyNode):
                                  tooltip="What was made, and which frames should be edited again."),
                 io.Float.Output("confidence", display_name="confidence", is_output_list=True,
                                 tooltip="Per frame, from 0 to 1: how far the result can be trusted."),
+                io.Image.Output("plot", display_name="plot", tooltip="Confidence over time, with what to edit again."),
             ],
         )  # fmt: skip
 
@@ -161,7 +163,8 @@ class GenPropPropagate(io.ComfyNode):
             if keep_background:  # on the IMAGE's own numbers, which may be finer than bytes
                 frames = composite(clip.frames, frames, made.mask, grow, feather)
             image = frames.movedim(1, -1)
-        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist())
+        plot = as_float(confidence_picture(made, keyframes))[None]
+        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist(), plot)
 
 
 def report(made) -> str:

@@ -25,12 +25,14 @@ def keyframes(pack, *indices, source=None):
 
 
 def propagate(pack, model=None, source=None, given=None, **changes):
-    """(IMAGE, VIDEO, MASK, report, confidence)."""
+    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot is checked here."""
     parts = {**c.mini(pack), "model": model or c.mini(pack)["model"]}
     source = long_source(pack) if source is None else source
     values = {"source": source, "keyframes": given or keyframes(pack, 0), "seed": c.SEED, "steps": c.STEPS,
               "window": WINDOW, "overlap": OVERLAP, "find_shots": False, **changes}  # fmt: skip
-    return pack.run("GenPropPropagate", **parts, **values)
+    *made, plot = pack.run("GenPropPropagate", **parts, **values)
+    assert plot.ndim == 4 and plot.shape[3] == 3 and plot.max() <= 1 and plot.std() > 0.01
+    return made
 
 
 def check_propagate_one_window_is_the_sampler(pack):
@@ -45,23 +47,47 @@ def check_propagate_one_window_is_the_sampler(pack):
     assert report.startswith("8 frames in 1 windows") and len(sure) == 8 and all(0 <= s <= 1 for s in sure)
 
 
-def check_propagate_agrees_with_headless(pack):
-    """Several windows between two keyframes, against the same settings without ComfyUI."""
+def headless(pack, frames, given, steps, mask=None, **settings):
+    """`ClipResult` of the same clip (uint8 [T,3,H,W]) and keyframes without ComfyUI."""
     assets, pipeline, clips = pack.core("assets"), pack.core("pipeline"), pack.core("long_clip")
-    image, _, mask, report, sure = propagate(pack, given=keyframes(pack, 9, 0), keep_background=False)
     model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
     settings = pipeline.PropagateSettings(
-        sampler=pack.core("sampler").SamplerSettings(steps=c.STEPS), seed=c.SEED, window=WINDOW, width=128, height=128,
-        clip=clips.ClipSettings(overlap=OVERLAP, find_shots=False),
+        sampler=pack.core("sampler").SamplerSettings(steps=steps), seed=c.SEED, window=WINDOW, width=128, height=128,
+        clip=clips.ClipSettings(overlap=OVERLAP, find_shots=False, **settings),
     )  # fmt: skip
-    frames = (long_source(pack).movedim(-1, 1) * 255).round().to(torch.uint8)
-    out = model.propagate_clip(frames, dict(keyframes(pack, 0, 9)), settings)
+    return model.propagate_clip(frames, dict(given), settings, mask)
+
+
+def as_bytes(image):
+    """IMAGE [T,H,W,3] -> uint8 [T,3,H,W]."""
+    return (image.movedim(-1, 1) * 255).round().to(torch.uint8)
+
+
+def check_propagate_agrees_with_headless(pack):
+    """Several windows between two keyframes, against the same settings without ComfyUI."""
+    image, _, mask, report, sure = propagate(pack, given=keyframes(pack, 9, 0), keep_background=False)
+    frames = as_bytes(long_source(pack))
+    out = headless(pack, frames, keyframes(pack, 0, 9), c.STEPS)
     assert len(out.windows) > 2 and f"{FRAMES} frames in {len(out.windows)} windows" in report
     assert torch.allclose(torch.tensor(sure), out.confidence, atol=1e-3)
-    made = (image.movedim(-1, 1) * 255).round().to(torch.uint8)
-    assert (made.int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
     assert (mask * 255 - out.mask[:, 0]).abs().max() <= 1.01
     assert (out.frames.int() - frames.int()).abs().float().mean() > 0.5  # it did something
+
+
+def check_propagate_options_reach_the_engine(pack):
+    """Each setting of the node is the engine's own, with the same effect as without ComfyUI."""
+    source, given = long_source(pack)[:5], keyframes(pack, 0)
+    region = torch.zeros(1, 128, 128)
+    region[:, 30:70, 30:70] = 1  # so that what was trained does not decide what there is to compare
+    options = {"second_pass": "blur", "colour": "gain", "refine": True, "crop": "off", "mask_mode": "join"}
+    image, _, mask, _, _ = propagate(pack, source=source, given=given, steps=2, keep_background=False, mask=region,
+                                     width=128, height=128, **options)  # fmt: skip
+    plain = propagate(pack, source=source, given=given, steps=2, keep_background=False)[0]
+    out = headless(pack, as_bytes(source), given, 2, region, **options)
+    assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (mask * 255 - out.mask[:, 0]).abs().float().mean() < 0.1
+    assert (image - plain).abs().mean() > 1e-3  # hiding the region changes what is made
 
 
 def check_propagate_keeps_the_background(pack):
