@@ -3,6 +3,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -14,17 +15,23 @@ from .video_write import write_video
 
 __all__ = ["Video", "VideoInfo", "iter_video", "probe", "read_image", "read_video", "write_image", "write_video"]
 FOLDER_FPS = Fraction(24)
+TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """`frames` that decode, `width` and `height` as shown (rotation applied), frames per second, audio or not."""
+    """`frames` that decode, `width` and `height` as shown (rotation applied), frames per second, audio or not.
+
+    fps is the container's own; where the frames' times say otherwise, the one that keeps the clip's length. uneven:
+    whether frames are shown for times of very different length, which an output with one rate cannot repeat.
+    """
 
     frames: int
     width: int
     height: int
     fps: Fraction
     has_audio: bool
+    uneven: bool = False
 
 
 @dataclass
@@ -42,11 +49,18 @@ def probe(path) -> VideoInfo:
     Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work.
     """
     path = existing(path)
-    frames = 0
-    sizes = map(_size, _stills(path)) if path.is_dir() else map(_shown_size, decode(path))
-    for shown in _checked(path, sizes, size=lambda size: size):
-        frames, size = frames + 1, shown
-    return VideoInfo(frames, *size, *_facts(path))
+    frames, times = 0, []
+
+    def shown(frame):
+        times.append(frame.time)
+        return _shown_size(frame)
+
+    sizes = map(_size, _stills(path)) if path.is_dir() else map(shown, decode(path))
+    for each in _checked(path, sizes, size=lambda size: size):
+        frames, size = frames + 1, each
+    fps, has_audio = _facts(path)
+    fps, uneven = _timing(times, fps)
+    return VideoInfo(frames, *size, fps, has_audio, uneven)
 
 
 def read_video(path) -> Video:
@@ -67,7 +81,8 @@ def iter_video(path) -> Iterator[torch.Tensor]:
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
     order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB (alpha is dropped), and quarter turns in
-    the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped.
+    the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped
+    (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than two
     frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
@@ -75,6 +90,22 @@ def iter_video(path) -> Iterator[torch.Tensor]:
     path = existing(path)
     frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
     yield from _checked(path, frames, size=_size)
+
+
+def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
+    """(rate, uneven) of frames shown at these times in seconds; fps as declared, kept where it is near the mean.
+
+    A container of variable rate declares what its encoder was told, or what its first frames look like.
+    """
+    if len(times) < 3 or None in times:
+        return fps, False
+    gaps = [b - a for a, b in zip(times, times[1:])]
+    usual = median(gaps)
+    length = times[-1] - times[0] + usual  # the last frame is shown as long as most are
+    uneven = min(gaps) < 0.5 * usual or max(gaps) > 1.5 * usual
+    if usual <= 0 or abs(len(times) / length / fps - 1) <= TIMING:
+        return fps, uneven
+    return Fraction(len(times) / length).limit_denominator(1001), uneven
 
 
 def _stills(folder: Path):
