@@ -158,8 +158,10 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     if region is not None:
         progress = progress if made is None else _part(progress, 1, 2)
         inner = plan_fit(*region.size, model.size_multiple, view.fit.size)
-        cut_mask = None if view.given is None else region.cut(view.given.expand(len(frames), -1, -1, -1))
-        view = View(region.cut(frames), inner, cut_mask, settings.mask_mode)
+        given = view.given
+        if given is not None:
+            given = torch.cat([region.cut(as_bytes(view.own([i])), start=i) for i in range(len(frames))])
+        view = View(region.cut(frames), inner, given, settings.mask_mode)
         keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made

@@ -151,7 +151,7 @@ def this_process() -> tuple[int, int, object]:
 
     # told so, it joins processes of a machine without an accelerator; by itself it would leave each alone
     state = PartialState(cpu=not torch.accelerator.is_available())
-    return state.process_index, state.num_processes, state.device
+    return state.process_index, state.num_processes, None if state.device.type == "cpu" else state.device
 
 
 def run_manifest(arguments, say=print) -> int:

@@ -222,6 +222,11 @@ def test_a_small_edit_is_worked_on_up_close():
     assert torch.equal(result.frames[..., top + height :, :], frames[..., top + height :, :])
     assert (result.frames[:, :, 24, 16].float() - torch.tensor([0, 0, 255.0])).abs().max() < 40
     assert result.mask[:, :, 24, 16].min() > 128 and result.mask[..., top + height :, :].max() == 0
+    own = torch.zeros(1, 128, 128)  # half the frame's size
+    own[:, 4:18, 0:16] = 1
+    told, given = propagate_clip(model, frames, {0: edited(frames)}, settings, own), 2 * len(result.windows)
+    assert len(model.calls) == given + len(told.windows)  # no first pass: the mask says where the edit is
+    assert told.region is not None and told.mask[:, :, 24, 16].min() == 255 and told.mask[..., 60:, :].max() == 0
     large = propagate_clip(StandIn(), clip(10), {0: edited(clip(10), colour=(1, 1, 1))}, ClipSettings(crop="auto"))
     assert large.frames.shape == (10, 3, SIZE, SIZE)
 

@@ -128,14 +128,16 @@ def test_every_process_does_its_share(folder, pipeline, monkeypatch):
     assert done == [[0, 3], [1, 4], [2]]
 
 
-def test_processes_are_numbered_by_accelerate():
-    code = "import torch; from genprop_core.manifest import this_process; print('PROCESS', *this_process())"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"}
+def test_processes_are_numbered_by_accelerate(tmp_path):
+    code = (
+        "import pathlib, sys; from genprop_core.manifest import this_process; index, count, _ = this_process(); "
+        "pathlib.Path(sys.argv[1], str(index)).write_text(str(count))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     script = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--no-python"]
-    done = subprocess.run([*script, sys.executable, "-c", code], capture_output=True, text=True, env=environment,
-                          timeout=300)  # fmt: skip
-    said = sorted(line for line in done.stdout.splitlines() if "PROCESS" in line)
-    assert said == ["PROCESS 0 2 cpu", "PROCESS 1 2 cpu"], done.stderr[-2000:]
+    done = subprocess.run([*script, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True,
+                          env=environment, timeout=600)  # fmt: skip
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"0": "2", "1": "2"}, done.stderr[-2000:]
     assert manifest.this_process() == (0, 1, None)
 
 
