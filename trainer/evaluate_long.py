@@ -6,6 +6,7 @@ is composited, unless a column says so. Finished clips are kept beside the JSON,
 """
 
 import argparse
+import hashlib
 import json
 import sys
 import time
@@ -127,8 +128,9 @@ def run(arguments) -> dict:
         seed=arguments.seed,
     )  # fmt: skip
     key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
+    key = hashlib.sha256(key.encode()).hexdigest()[:16]
     partial = arguments.json.with_suffix(".partial.jsonl") if arguments.json else None
-    rows = _kept(partial, key)
+    rows = _kept(arguments.json, key) | _kept_lines(partial, key)
     wanted = [(name, FIRST_HELD_OUT_SEED + i) for n, name in enumerate(VARIANTS) if name in arguments.variants
               for i in range(arguments.clips if n < 2 else min(arguments.clips, arguments.ablation_clips))]  # fmt: skip
     for number, (name, seed) in enumerate(wanted, 1):
@@ -146,6 +148,7 @@ def run(arguments) -> dict:
         "solver": arguments.solver,
         "checkpoint": model.file.digest,
         "seed": arguments.seed,
+        "key": key,
         "variants": {
             name: {str(seed): rows[name, seed] for other, seed in wanted if other == name}
             for name in VARIANTS
@@ -154,11 +157,21 @@ def run(arguments) -> dict:
     }
     if arguments.json:
         write_json(arguments.json, report)
+        partial.unlink(missing_ok=True)
     return report
 
 
-def _kept(partial, key) -> dict:
-    """{(variant, seed): row} of an earlier run with the same weights and settings."""
+def _kept(path, key) -> dict:
+    """{(variant, seed): row} of an earlier report with the same weights and settings."""
+    if path is None or not path.exists():
+        return {}
+    report = json.loads(path.read_text(encoding="utf-8"))
+    variants = report["variants"].items() if report.get("key") == key else ()
+    return {(name, int(seed)): row for name, rows in variants for seed, row in rows.items()}
+
+
+def _kept_lines(partial, key) -> dict:
+    """The same of a run that was stopped."""
     if partial is None or not partial.exists():
         return {}
     lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines() if line.endswith("}")]

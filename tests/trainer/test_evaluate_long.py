@@ -1,0 +1,92 @@
+"""Long clips measured, with a stand-in for the model: the right frames are compared; the page says what came out."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from genprop_core.errors import GenPropError
+from genprop_core.long_clip import propagate_clip
+from genprop_core.pipeline import GenProp
+from trainer import evaluate_long, long_tables
+
+
+class Perfect:
+    """Makes the truth of the clip it is asked for, `worse` darker a frame; the mask is the true one."""
+
+    default_frames, size_multiple = 8, 32
+    file = SimpleNamespace(digest="0123456789abcdef")
+    base = SimpleNamespace(fingerprint=lambda: SimpleNamespace(conv_in="0"))
+
+    def __init__(self, worse=0.0):
+        self.worse, self.runs = worse, 0
+
+    def propagate_clip(self, frames, keyframes, settings):
+        self.runs += 1
+        clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
+        fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
+        truth = (clip.target - fade).clamp(0, 1)
+        result = propagate_clip(Still(), frames, keyframes, settings.clip)
+        result.frames, result.mask = (truth * 255).round().byte(), (clip.mask * 255).byte()
+        result.confidence = 1 - fade.flatten()
+        return result
+
+
+class Still:
+    default_frames, size_multiple = 8, 32
+
+    def run(self, source, keyframe, *, noise, progress=None):
+        return source, torch.full((len(source), 1, source.shape[2] // 8, source.shape[3] // 8), 0.9)
+
+
+@pytest.fixture
+def perfect(monkeypatch):
+    made = Perfect()
+    monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: made)
+    return made
+
+
+def test_a_perfect_result_scores_as_one_and_is_not_measured_twice(perfect, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(f"above\n{long_tables.FIRST}\nold\n{long_tables.LAST}\nbelow\n")
+    arguments = ["--clips", "1", "--frames", "16", "--variants", "as it is", "two keyframes", "large frame",
+                 "--json", str(tmp_path / "long.json"), "--markdown", str(page)]  # fmt: skip
+    assert evaluate_long.main(arguments) == 0 and perfect.runs == 3
+    report = json.loads((tmp_path / "long.json").read_text())
+    row = next(iter(report["variants"]["as it is"].values()))
+    assert row["psnr_outside"] > 55 and row["psnr_inside"] > 55 and row["mask_iou"] == 1 and row["windows"] == 3
+    assert report["checkpoint"] == Perfect.file.digest and report["frames"] == 16
+    text = page.read_text()
+    assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
+    assert "| PSNR outside, last window minus first (dB) |" in text and "| large frame |" in text
+    assert evaluate_long.main(arguments) == 0 and perfect.runs == 3  # all of it was kept
+
+
+def test_drift_is_seen_and_confidence_judged(perfect):
+    perfect.worse = 0.02
+    row = evaluate_long.measure(perfect, 1_000_000_003, 24, "as it is", evaluate_long.PropagateSettings())
+    assert row["outside_last_window"] < row["outside_first_window"] - 6
+    assert row["colour_drift"] > 20 and row["told_apart"] > 0.9
+    report = {"frames": 24, "variants": {"as it is": {"1": row}}}
+    kept = {what: holds for what, _, _, holds in long_tables.promises(report)}
+    assert kept["PSNR outside, last window minus first (dB)"] is False
+    assert kept["rank correlation of confidence and quality"] is True
+
+
+def test_the_table_compares_the_same_clips():
+    row = dict.fromkeys((*long_tables.COLUMNS, "outside_first_window", "outside_last_window", "inside_at_8",
+                         "inside_at_end", "second_half", "told_apart"), 30.0)  # fmt: skip
+    better = {**row, "psnr_outside": 31.0, "second_half": 33.0}
+    report = {"frames": 64, "steps": 25, "solver": "euler", "checkpoint": "c", "seed": 0, "variants": {
+        "as it is": {"1": row, "2": {**row, "psnr_outside": 10.0}}, "two keyframes": {"1": better}}}  # fmt: skip
+    text = long_tables.markdown(report)
+    assert "31.00 (+1.00)" in text and "| 20.00 |" in text
+    assert "| second half, two keyframes minus one (dB) | 3.00 | at least 1 | kept |" in text
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path, capsys):
+    assert evaluate_long.main(["--frames", "8"]) == 2 and "of 16 frames, got 16 of 8" in capsys.readouterr().err
+    (tmp_path / "page.md").write_text("nothing")
+    with pytest.raises(GenPropError, match="once each"):
+        long_tables.put_into(tmp_path / "page.md", "x")
