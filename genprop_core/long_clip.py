@@ -113,7 +113,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         None if settings.second_pass == "off" else partial(hide, how=settings.second_pass),
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
-    chain.counter.windows = sum(chain.count(run) for run in runs)
+    chain.counter.ahead = sum(chain.count(run) for run in runs)
     for run in runs:
         follow = blended if run.blend else Chain.follow
         follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .compositing import composite
+from .compositing import alpha, composite
 from .confidence import MARGIN, change_outside, confidence, sureness
 from .frames import as_bytes, as_float
 from .window_model import WindowModel
@@ -49,23 +49,25 @@ class Made:
 
 
 class Counter:
-    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink."""
+    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink.
+
+    ahead: windows of the runs that are to come.
+    """
 
     def __init__(self, progress, passes: int):
-        self.progress, self.windows, self.passes, self.done = progress, 1, passes, 0
+        self.progress, self.passes, self.ahead, self.left, self.done = progress, passes, 0, 0, 0
+
+    def window(self, left: int) -> None:
+        """A window begins, and with it there are `left` in this run."""
+        self.left = left
 
     def step(self):
         """The callback of one pass over one window."""
+        done, self.done = self.done, self.done + 1
         if self.progress is None:
             return None
-        done = self.done
-        self.done += 1
-        total = self.windows * self.passes
-        return lambda s, n: self.progress(done * n + s, max(total, done + 1) * n)
-
-    def finish(self, planned: int, ran: int):
-        """After a run: a run that needed fewer windows than planned lowers the total."""
-        self.windows = max(1, self.windows - planned + ran)
+        total = (done // self.passes + self.left + self.ahead) * self.passes
+        return lambda s, n: self.progress(done * n + s, total * n)
 
 
 @dataclass
@@ -91,13 +93,16 @@ class Chain:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
         places = run.order[: run.need] if places is None else places
         window, length = min(self.window, len(run.order)), len(run.order)
-        done = start = ran = 0
+        done = start = 0
         reference = None
+        self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
                 start = min(self._next_start(made, places, start, done), length - window)
                 keyframe = self._anchored(made, places[start], run.order[start])
             part = run.order[start : start + window]
+            after = max(0, run.need - start - window)
+            self.counter.window(1 + math.ceil(after / max(1, window - self.overlap)))
             source = self.view.frames(part)
             frames, mask, shown = self._make(part, source, keyframe, first=not done)
             change = change_outside(frames, source, shown)
@@ -116,8 +121,7 @@ class Chain:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
             made.windows.append((part[0], part[-1]))
-            done, ran = start + window, ran + 1
-        self.counter.finish(self.count(run), ran)
+            done = start + window
 
     def count(self, run: Run) -> int:
         """Windows that a run needs at most."""
@@ -144,7 +148,7 @@ class Chain:
         frames, mask = self.model.run(source, keyframe, noise=noise, progress=self.counter.step())
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
-            hidden = self.hide(source, shown)
+            hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
             frames, _ = self.model.run(hidden, keyframe, noise=noise, progress=self.counter.step())
         if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
             frames = self.colour(frames, source, shown)

@@ -309,6 +309,10 @@ def test_progress_counts_up_to_its_total():
                    progress=lambda done, total: seen.append((done, total)))  # fmt: skip
     assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
     assert all(d <= t for d, t in seen)
+    seen.clear()  # windows that continue from a later frame are fewer
+    model = StandIn(sure=[0.9] * 6 + [0.5] + [0.9])
+    propagate_clip(model, frames, {0: edited(frames)}, PLAIN, progress=lambda done, total: seen.append((done, total)))
+    assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
 
 
 def test_a_model_without_a_mask_still_carries_on():
