@@ -24,7 +24,8 @@ def server(request, tmp_path_factory):
     """A running server with a copy of the pack whose assets are there (random ones, where none are trained)."""
     base = tmp_path_factory.mktemp("base")
     prepare(base)
-    with server_module().Server(request.param, base, "--cpu", python=python_of(request.param)) as running:
+    options = "--cpu", "--cache-classic"  # newer ones keep results only as long as much memory is free
+    with server_module().Server(request.param, base, *options, python=python_of(request.param)) as running:
         yield running
 
 
