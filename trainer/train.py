@@ -114,10 +114,11 @@ def new_adapters(args, base) -> GenPropAdapters:
     file = load_adapters(args.init_adapters)
     file.check(base.fingerprint())
     config = file.adapters.config
-    if (config.sce, config.num_blocks) != (args.sce, args.num_blocks):
+    form = f"--sce {config.sce} --num_blocks {config.num_blocks} --selection {'on' if config.selection else 'off'}"
+    wanted = f"--sce {args.sce} --num_blocks {args.num_blocks} --selection {args.selection}"
+    if form != wanted:
         raise GenPropError(
-            f"Expected adapters with --sce {args.sce} --num_blocks {args.num_blocks}, but those in "
-            f"{args.init_adapters} have --sce {config.sce} --num_blocks {config.num_blocks}. Give these two settings."
+            f"Expected adapters with {wanted}, but those in {args.init_adapters} have {form}. Give these settings."
         )
     return file.adapters
 

@@ -129,8 +129,10 @@ def test_starting_from_an_adapter_file(train, tmp_path):
     a, b = (load_adapters(tmp_path / x / "adapters.safetensors").adapters.state_dict() for x in "ab")
     for name, value in a.items():
         torch.testing.assert_close(b[name], value, rtol=1e-3, atol=1e-6, msg=name)
-    with pytest.raises(GenPropError, match=r"have --sce static --num_blocks 2\. Give these two settings"):
+    with pytest.raises(GenPropError, match=r"have --sce static --num_blocks 2 --selection on\. Give these settings"):
         train(output_dir=tmp_path / "c", num_blocks=1, init_adapters=file, cache_dir=cache)
+    with pytest.raises(GenPropError, match=r"--selection off, but those in .* --selection on\. Give these settings"):
+        train(output_dir=tmp_path / "c", selection="off", init_adapters=file, cache_dir=cache)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
