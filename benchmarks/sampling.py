@@ -1,78 +1,121 @@
-"""What the adapters cost: the denoising loop with a static or fused SCE against plain SVD's, on the mini."""
+"""What the adapters cost: the denoising loop with a static or fused SCE against plain SVD's, on the mini.
 
-import argparse
-import statistics
+All loops make the same window with the same noise and guidance. `diffusers` is its own pipeline, given the encoded
+keyframe; `per_step` is the earlier public design, which encodes the source by the VAE and runs the SCE at every step.
+Beside each ratio stands the one that counted FLOPs predict.
+"""
+
 import sys
-from pathlib import Path
 
 import torch
 
+from genprop_core import conditioning as cond
 from genprop_core.adapters import GenPropAdapters
-from genprop_core.assets import SAMPLE
-from genprop_core.files import write_json
-from genprop_core.pipeline import GenProp, PropagateSettings, as_float
-from genprop_core.sampler import SamplerSettings, sample, unit_noise
-from genprop_core.video_io import read_image, read_video
+from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.sampler import SamplerSettings, sample, source_features, unit_noise
 
+from .common import clock, facts, flops_of_steps, medians, parser, sample_clip, show
 from .timing import interleave, ratio
+
+RATIOS = {
+    "plain_over_diffusers": ("plain", "diffusers"),
+    "static_over_plain": ("static", "plain"),
+    "static_over_fused": ("static", "fused"),
+    "static_over_per_step": ("static", "per_step"),
+    "fused_over_static": ("fused", "static"),
+    "per_step_over_static": ("per_step", "static"),
+}
+
+
+def diffusers_loop(model: GenProp, condition, noise, frames: int):
+    """loop(steps) of diffusers' StableVideoDiffusionPipeline, with the condition that is encoded already."""
+    from diffusers import EulerDiscreteScheduler, StableVideoDiffusionPipeline
+    from transformers import CLIPImageProcessor
+
+    scheduler = EulerDiscreteScheduler(
+        sigma_min=0.002, sigma_max=700.0, use_karras_sigmas=True, timestep_type="continuous",
+        timestep_spacing="leading", prediction_type="v_prediction", interpolation_type="linear",
+    )  # fmt: skip
+    base = model.base
+    pipe = StableVideoDiffusionPipeline(base.vae, base.image_encoder, base.unet, scheduler, CLIPImageProcessor())
+    pipe.set_progress_bar_config(disable=True)
+    image, clip = condition.image_latents[:, 0], condition.clip
+    pipe._encode_vae_image = lambda *a, **k: torch.cat([torch.zeros_like(image), image])
+    pipe._encode_image = lambda *a, **k: torch.cat([torch.zeros_like(clip), clip])
+    height, width = 8 * noise.shape[-2], 8 * noise.shape[-1]
+    picture = torch.zeros(1, 3, height, width)
+
+    def loop(steps):
+        return pipe(
+            picture, height, width, frames, steps, min_guidance_scale=1.0, max_guidance_scale=3.0, fps=7,
+            latents=noise, output_type="latent",
+        ).frames  # fmt: skip
+
+    return loop
+
+
+def loops(model: GenProp):
+    """{name: loop(steps)} of every variant, and what else there is to be timed: {name: function}."""
+    source, keyframe = sample_clip()
+    settings = PropagateSettings()
+    fused = GenPropAdapters.from_unet(model.base.unet, sce="fused").eval()
+    condition = model.condition(source, keyframe, settings, 0)
+    noise = unit_noise(condition.image_latents.shape, 0)
+
+    def ours(adapters, progress=None):
+        return lambda steps: sample(
+            model.base.unet, adapters, condition, noise, SamplerSettings(steps=steps), progress
+        )[0]
+
+    def encode_again(step, steps):
+        if step < steps:  # the first step has its own
+            cond.encode_frames(model.base.vae, source * 2 - 1, scaled=True)
+            source_features(model.adapters, condition)
+
+    def per_step(steps):
+        encode_again(0, 1)
+        return ours(model.adapters, encode_again)(steps)
+
+    variants = {
+        "diffusers": diffusers_loop(model, condition, noise, len(source)),
+        "plain": ours(None),
+        "static": ours(model.adapters),
+        "fused": ours(fused),
+        "per_step": per_step,
+    }
+    latents = ours(None)(1)[0]
+    return variants, {
+        "encode": lambda: model.condition(source, keyframe, settings, 0),
+        "decode": lambda: cond.decode_latents(model.base.vae, latents),
+    }
 
 
 def measure(steps: int, rounds: int) -> dict:
-    """Seconds and ratios of the loop (one window of the sample clip, guidance on), encode and decode apart."""
-    from genprop_core import conditioning as cond
-
+    """Seconds of the loops (one window of the sample clip, guidance on), encode and decode apart, and their ratios."""
     model = GenProp.from_files("mini")
-    fused = GenPropAdapters.from_unet(model.base.unet, sce="fused").eval()
-    source = as_float(read_video(SAMPLE / "source.mp4").frames.movedim(-1, 1))
-    keyframe = as_float(read_image(SAMPLE / "keyframe.png").movedim(-1, 0))
-    condition = model.condition(source, keyframe, PropagateSettings(), 0)
-    noise, settings = unit_noise(condition.image_latents.shape, 0), SamplerSettings(steps=steps)
-
-    def loop(adapters):
-        return lambda: sample(model.base.unet, adapters, condition, noise, settings)
-
-    latents = loop(model.adapters)()[0]
+    variants, others = loops(model)
+    counted = {name: flops_of_steps(loop, steps) for name, loop in variants.items()}
     with torch.no_grad():
-        seconds = interleave(
-            {
-                "plain": loop(None),
-                "static": loop(model.adapters),
-                "fused": loop(fused),
-                "encode": lambda: model.condition(source, keyframe, PropagateSettings(), 0),
-                "decode": lambda: cond.decode_latents(model.base.vae, latents[0]),
-            },
-            rounds,
-        )
-    return {
+        runs = {name: (lambda loop=loop: loop(steps)) for name, loop in variants.items()}
+        seconds = interleave(runs | others, rounds, clock())
+        plain, theirs = variants["plain"](2), variants["diffusers"](2)
+    return facts(model) | {
         "steps": steps,
         "rounds": rounds,
-        "torch": torch.__version__,
-        "threads": torch.get_num_threads(),
-        "checkpoint": model.file.digest,
-        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
-        "ratios": {
-            "static_over_plain": ratio(seconds, "static", "plain"),
-            "fused_over_static": ratio(seconds, "fused", "static"),
-        },
+        "seconds": medians(seconds),
+        "tera_flops": {name: value / 1e12 for name, value in counted.items()},
+        "difference_from_diffusers": float((plain - theirs).abs().max() / theirs.abs().max()),
+        "ratios": {name: ratio(seconds, *pair) for name, pair in RATIOS.items()},
+        "predicted": {name: counted[a] / counted[b] for name, (a, b) in RATIOS.items()},
     }
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.sampling", description=__doc__)
-    parser.add_argument("--steps", type=int, default=25)
-    parser.add_argument(
-        "--rounds", type=int, default=7, help="counted rounds; medians are taken (default: %(default)s)"
-    )
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args(argv)
-    report = measure(arguments.steps, arguments.rounds)
-    for name, value in report["seconds"].items():
-        print(f"{name:10} {value:8.3f} s")
-    for name, value in report["ratios"].items():
-        print(f"{name:20} {value:6.3f}")
-    if arguments.json:
-        write_json(arguments.json, report)
-    return 0
+    arguments = parser("sampling", __doc__)
+    arguments.add_argument("--steps", type=int, default=25)
+    given = arguments.parse_args(argv)
+    steps, rounds = (2, 1) if given.quick else (given.steps, given.rounds)
+    return show(measure(steps, rounds), given.json)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,93 @@
+"""What the benchmarks share: the mini with its sample clip, counted FLOPs, facts about the machine, the report."""
+
+import argparse
+import datetime
+import platform
+import statistics
+import time
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from genprop_core.assets import SAMPLE
+from genprop_core.files import write_json
+from genprop_core.pipeline import GenProp, as_float
+from genprop_core.video_io import read_image, read_video
+
+
+def sample_clip() -> tuple[torch.Tensor, torch.Tensor]:
+    """The bundled source [T,3,H,W] and keyframe [3,H,W], float in [0,1]."""
+    source = as_float(read_video(SAMPLE / "source.mp4").frames.movedim(-1, 1))
+    return source, as_float(read_image(SAMPLE / "keyframe.png").movedim(-1, 0))
+
+
+def clock():
+    """The processor's time where one thread does the work, which other programs do not disturb; else the wall's."""
+    alone = torch.get_num_threads() == 1 and not torch.accelerator.is_available()
+    return time.process_time if alone else time.perf_counter
+
+
+def flops(function) -> int:
+    """Floating-point operations of one call. Attention is taken apart, since the CPU's own kernel is not counted."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        function()
+    return counter.get_total_flops()
+
+
+def flops_of_steps(run, steps: int) -> float:
+    """FLOPs of run(steps), from those of 1 and 2 steps: every further step costs the same."""
+    one, two = flops(lambda: run(1)), flops(lambda: run(2))
+    return one + (steps - 1) * (two - one)
+
+
+def processor() -> str:
+    """The processor's name where the system tells it."""
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+             ] if info.is_file() else []  # fmt: skip
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def facts(model: GenProp | None = None) -> dict:
+    """Machine, versions and date, for every report."""
+    import diffusers
+
+    out = {
+        "date": datetime.date.today().isoformat(),
+        "machine": f"{processor()}, {platform.system()}",
+        "threads": torch.get_num_threads(),
+        "clock": "processor time" if clock() is time.process_time else "wall clock",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+    }
+    return out if model is None or model.file is None else out | {"checkpoint": model.file.digest}
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def parser(name: str, doc: str, rounds: int = 5) -> argparse.ArgumentParser:
+    """--rounds, --quick and --json, which every benchmark has."""
+    made = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=doc.splitlines()[0])
+    made.add_argument("--rounds", type=int, default=rounds, help="counted rounds; medians are taken (default: "
+                      "%(default)s)")  # fmt: skip
+    made.add_argument("--quick", action="store_true", help="small and rough: to see that it runs")
+    made.add_argument("--json", type=Path)
+    return made
+
+
+def show(report: dict, path: Path | None) -> int:
+    """Prints seconds and ratios (with what counted FLOPs predict), writes the JSON; 0, the exit code."""
+    for name, value in report.get("seconds", {}).items():
+        print(f"{name:28} {value:9.4f} s")
+    for name, value in report["ratios"].items():
+        predicted = report.get("predicted", {}).get(name)
+        beside = "" if predicted is None else f"   FLOPs predict {predicted:.3f}"
+        print(f"{name:28} {value:9.3f}{beside}")
+    if path:
+        write_json(path, report)
+    return 0
