@@ -15,7 +15,7 @@ HELP = """usage: python scripts/test.py [--full-size] [arguments for pytest]
 The first run makes a virtual environment (minutes; the sizes are printed), later ones start at once. Where a ComfyUI
 checkout is found ($COMFYUI_PATH, around this repository in custom_nodes/, ~/comfy/ComfyUI) the nodes are tested in it.
 
-  --full-size   run the tests at Stable Video Diffusion's full width instead: about 22 GB of memory, and long
+  --full-size   run the tests at Stable Video Diffusion's full width instead: 12 GB of memory, 16 GB of disk, long
   for example   python scripts/test.py tests/core -k sampler -x"""
 
 
