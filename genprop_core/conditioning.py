@@ -17,6 +17,14 @@ def _is_tiny(vae) -> bool:
     return type(vae).__name__ == "AutoencoderTiny"
 
 
+def laid_out(vae, pixels: torch.Tensor) -> torch.Tensor:
+    """The same values in the memory layout that the VAE is fastest with: channels last for TAESD, which has no norms.
+
+    Its convolutions at full size take two thirds of the time then on a CPU; the result differs by rounding alone.
+    """
+    return pixels.contiguous(memory_format=torch.channels_last) if _is_tiny(vae) else pixels
+
+
 @torch.no_grad()
 def encode_frames(vae, frames: torch.Tensor, *, scaled: bool, chunk: int = 8) -> torch.Tensor:
     """[N,3,H,W] in [-1,1] -> the mode of the latents [N,4,H/8,W/8]; scaled=True multiplies z by 0.18215.
@@ -29,13 +37,13 @@ def encode_frames(vae, frames: torch.Tensor, *, scaled: bool, chunk: int = 8) ->
     chunk = max(1, min(chunk, ENCODED_PIXELS // (frames.shape[-2] * frames.shape[-1])))
     out = []
     for part in frames.split(chunk):
-        encoded = vae.encode(part.to(device, dtype))
+        encoded = vae.encode(laid_out(vae, part.to(device, dtype)))
         if _is_tiny(vae):
             out.append(encoded.latents if scaled else encoded.latents / SCALING)
         else:
             z = encoded.latent_dist.mode()
             out.append(z * SCALING if scaled else z)
-    return torch.cat(out)
+    return torch.cat(out).contiguous()
 
 
 @torch.no_grad()
@@ -48,13 +56,13 @@ def decode_latents(vae, latents: torch.Tensor, chunk: int = 8) -> torch.Tensor:
     dtype, device = first.dtype, first.device
     out = []
     for part in latents.split(chunk):
-        part = part.to(device, dtype)
+        part = laid_out(vae, part.to(device, dtype))
         if _is_tiny(vae):
             frames = vae.decode(part, return_dict=False)[0]
         else:
             frames = vae.decode(part / SCALING, num_frames=part.shape[0], return_dict=False)[0]
         out.append((frames.float() / 2 + 0.5).clamp(0, 1))
-    return torch.cat(out)
+    return torch.cat(out).contiguous()
 
 
 def augment_keyframe(keyframe: torch.Tensor, amount: float, seed: int) -> torch.Tensor:

@@ -18,12 +18,35 @@ def lpips_cache(net: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
 
 
+class _Features(torch.nn.Module):
+    """A CLIP model whose features are tensors, as torchmetrics expects; transformers 5 wraps them in an output."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.config = model, model.config
+
+    def get_image_features(self, *args):
+        return self._tensor(self.model.get_image_features(*args))
+
+    def get_text_features(self, *args):
+        return self._tensor(self.model.get_text_features(*args))
+
+    @staticmethod
+    def _tensor(features):
+        return features if isinstance(features, torch.Tensor) else features.pooler_output
+
+
 class LearnedMetrics:
     """Whichever of them can be had. `without` says, per metric, why it cannot."""
 
     def __init__(self, clip_folder=None, lpips_net: str = "alex", device="cpu"):
         """clip_folder: a CLIP model in transformers' layout. Raises GenPropError when it is given but is not one."""
         self.without, self.device, self.clip, self.lpips = {}, device, None, None
+        if clip_folder is not None and not (Path(clip_folder) / "config.json").is_file():
+            raise GenPropError(
+                f"Expected a CLIP model in transformers' layout in {clip_folder} (config.json, weights, tokenizer), "
+                "got none. Give its folder, or leave --clip-weights away."
+            )
         if find_spec("torchmetrics") is None:
             self.without = dict.fromkeys(KEYS, "torchmetrics is not installed (pip install torchmetrics)")
             return
@@ -41,17 +64,12 @@ class LearnedMetrics:
             self.lpips = LearnedPerceptualImagePatchSimilarity(lpips_net, normalize=True).to(device)
 
     def _load_clip(self, folder: Path):
-        if not (folder / "config.json").is_file():
-            raise GenPropError(
-                f"Expected a CLIP model in transformers' layout in {folder} (config.json, weights, tokenizer), "
-                "got none. Give its folder, or leave --clip-weights away."
-            )
         from torchmetrics.multimodal import CLIPScore
         from transformers import CLIPModel, CLIPProcessor
 
         def local():  # as objects: a name would make torchmetrics look for it on the network
             return (
-                CLIPModel.from_pretrained(folder, local_files_only=True),
+                _Features(CLIPModel.from_pretrained(folder, local_files_only=True)),
                 CLIPProcessor.from_pretrained(folder, local_files_only=True),
             )
 

@@ -9,7 +9,7 @@ import torch
 from genprop_core import metrics
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import write_image
-from trainer import baselines, evaluate, learned_metrics, score_table
+from trainer import baselines, evaluate, score_table
 from trainer.evaluation_clips import DataFolder, EvalClip, HeldOut
 from trainer.learned_metrics import LearnedMetrics
 from trainer.score_table import METRICS, bootstrap, describe, score_clip
@@ -131,11 +131,12 @@ def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
     folder(data, "a")
     with pytest.raises(GenPropError, match="edited first frame keyframes/NAME.png, got 1 clips of which none"):
         DataFolder(data, (64,), 32)
-    assert evaluate.main(["--data", str(tmp_path / "nowhere")]) == 2
+    assert evaluate.main(["--data", str(tmp_path / "nowhere"), "--cache", "none"]) == 2
     assert "Expected a folder" in capsys.readouterr().err
     assert evaluate.main(["--baselines", "telea,magic"]) == 2
     assert "got magic" in capsys.readouterr().err
-    assert evaluate.main(["--clip-weights", str(tmp_path)]) == 2 or learned_metrics.find_spec("torchmetrics") is None
+    with pytest.raises(GenPropError, match="Expected a CLIP model in transformers' layout"):
+        LearnedMetrics(tmp_path)
     (data / "prompts.csv").write_text("name\na\n")
     folder(data, "a", target=3)
     with pytest.raises(GenPropError, match="columns name and prompt"):
@@ -155,6 +156,39 @@ def test_absent_weights_are_said_and_never_fetched(tmp_path, monkeypatch):
     assert set(learned.without) == {"clip_i", "clip_t", "lpips"}
     clip = EvalClip("a", torch.rand(2, 3, 32, 32), torch.rand(3, 32, 32), None, None, 0)
     assert learned.score(clip.source, clip) == {"clip_i": None, "clip_t": None, "lpips": None}
+
+
+def tiny_clip(folder):
+    """A random CLIP model with a tokenizer of letters, in transformers' layout."""
+    import string
+
+    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+    folder.mkdir()
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase), *ends]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = small | {"vocab_size": len(tokens), "max_position_embeddings": 16, "bos_token_id": len(tokens) - 2,
+                    "eos_token_id": len(tokens) - 1}  # fmt: skip
+    vision = small | {"image_size": 32, "patch_size": 16}
+    torch.manual_seed(0)
+    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)).save_pretrained(folder)
+    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
+    return folder
+
+
+def test_clip_scores_with_local_weights(tmp_path):
+    pytest.importorskip("torchmetrics")
+    learned = LearnedMetrics(tiny_clip(tmp_path / "clip"))
+    keyframe = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
+    clip = EvalClip("a", torch.rand(3, 3, 48, 64), keyframe, None, None, 0, prompt="a cat")
+    same = learned.score(keyframe[None].expand(3, -1, -1, -1), clip)
+    assert same["clip_i"] == pytest.approx(1, abs=1e-5) and -1 <= same["clip_t"] <= 1
+    assert learned.score(clip.source, clip)["clip_i"] < 0.9999
 
 
 def test_statistics_over_clips():
