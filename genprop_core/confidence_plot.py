@@ -37,7 +37,7 @@ def confidence_picture(result, keyframes) -> torch.Tensor:
     for share in (0, 0.25, 0.5, 0.75, 1):
         draw.line((LEFT, y(share), WIDTH - RIGHT, y(share)), fill=(222, 222, 220))
         draw.text((LEFT - 8, y(share)), f"{share:g}", LINE, font, anchor="rm")
-        draw.text((WIDTH - RIGHT + 8, y(share)), f"{share * high:.0f}", CHANGE, font, anchor="lm")
+        draw.text((WIDTH - RIGHT + 8, y(share)), f"{share * high:.3g}", CHANGE, font, anchor="lm")
     _dashed(draw, [(LEFT, y(TRUSTED)), (WIDTH - RIGHT, y(TRUSTED))], FAINT)
     for start, _ in result.shots[1:]:
         _dashed(draw, [(x(start - 0.5), y(1)), (x(start - 0.5), y(0))], INK)

@@ -10,11 +10,12 @@ import torch.nn.functional as F
 
 from .frames import as_bytes, as_float
 
-RATIO = 3.0  # a cut changes the picture at least this many times as much as its neighbours do
+RATIO = 3.0  # a cut changes the picture at least this many times as much as its neighbours do (their median)
 LEAST = 10 / 255  # and by at least this much, mean over the picture
+SHARP, MUCH = 1.6, 20 / 255  # or so many times as much as any of them, and by so much: a cut out of fast motion
 REACH = 3  # neighbours on each side; a flash is at most this many frames long
 MOST = 0.15  # counted per pixel: a bright thing that jumps in a scene that stays is no cut
-BACK = 0.4  # after a flash the picture differs from the one before it by less than this share of the jump
+BACK = 0.6  # after a flash the picture differs from the one before it by less than this share of the jump
 SMALL = 64  # pixels of the longer side that changes are measured at: detail and noise do not count
 
 
@@ -45,7 +46,8 @@ def _is_cut(small, t: int) -> bool:
         return False
     near = [n for n in range(t - REACH, t + REACH + 1) if n != t and 1 <= n < len(small)]
     around = sorted(_change(small, n, n - 1) for n in near)
-    if jump < RATIO * (around[(len(around) - 1) // 2] + around[len(around) // 2]) / 2:
+    median = (around[(len(around) - 1) // 2] + around[len(around) // 2]) / 2
+    if jump < RATIO * median and (jump < MUCH or jump < SHARP * around[-1]):
         return False
     # into a flash and out of it the picture is soon, or was just now, what it was
     into = any(_change(small, n, t - 1) < BACK * jump for n in range(t + 1, min(t + REACH, len(small) - 1) + 1))
