@@ -80,8 +80,9 @@ def parser(name: str, doc: str, rounds: int = 5) -> argparse.ArgumentParser:
     return made
 
 
-def show(report: dict, path: Path | None) -> int:
+def show(report: dict, path: Path | None, quick: bool = False) -> int:
     """Prints seconds and ratios (with what counted FLOPs predict), writes the JSON; 0, the exit code."""
+    report = report | ({"quick": True} if quick else {})
     for name, value in report.get("seconds", {}).items():
         print(f"{name:28} {value:9.4f} s")
     for name, value in report["ratios"].items():

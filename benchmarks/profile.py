@@ -110,7 +110,7 @@ def main(argv=None) -> int:
     report = measure(*(2, 1) if given.quick else (given.steps, given.rounds))
     for name, value in report["shares"].items():
         print(f"{name:28} {value:9.1%}")
-    return show(report, given.json)
+    return show(report, given.json, given.quick)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,8 @@ def footing(name: str, report: dict) -> str:
              report.get("clock"), versions, report.get("date")]  # fmt: skip
     made = f", checkpoint `{report['checkpoint']}`" if "checkpoint" in report else ""
     rounds = f"median of {report['rounds']} interleaved rounds" if "rounds" in report else ""
-    return f"`python -m benchmarks.{name}`: {rounds}; {', '.join(p for p in parts if p)}{made}."
+    rough = " **A quick run: small, rough, to be made again.**" if report.get("quick") else ""
+    return f"`python -m benchmarks.{name}`: {rounds}; {', '.join(p for p in parts if p)}{made}.{rough}"
 
 
 def ratios(report: dict) -> str:

@@ -115,7 +115,7 @@ def main(argv=None) -> int:
     arguments.add_argument("--steps", type=int, default=25)
     given = arguments.parse_args(argv)
     steps, rounds = (2, 1) if given.quick else (given.steps, given.rounds)
-    return show(measure(steps, rounds), given.json)
+    return show(measure(steps, rounds), given.json, given.quick)
 
 
 if __name__ == "__main__":

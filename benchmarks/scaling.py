@@ -93,7 +93,7 @@ def main(argv=None) -> int:
         for x, value in points.items():
             peak = report["peak_mib_by"].get(kind, {}).get(x)
             print(f"{x:8} {kind:8} {value:9.3f} s" + ("" if peak is None else f" {peak:9.0f} MiB"))
-    return show(report, given.json)
+    return show(report, given.json, given.quick)
 
 
 if __name__ == "__main__":

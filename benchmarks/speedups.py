@@ -97,7 +97,7 @@ def main(argv=None) -> int:
     report = measure(1, 1, 4, 3) if given.quick else measure(given.rounds, given.clips)
     for name, value in report["psnr_change"].items():
         print(f"{name:28} {report['psnr'][name]:9.3f} dB ({value:+.3f})")
-    return show(report, given.json)
+    return show(report, given.json, given.quick)
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def main(argv=None) -> int:
     report = measure(1 if given.quick else given.rounds)
     for name, value in report["activations_mib"].items():
         print(f"{name:28} {value:9.1f} MiB kept, {report['steps_per_second'][name]:.2f} steps/s")
-    return show(report, given.json)
+    return show(report, given.json, given.quick)
 
 
 if __name__ == "__main__":
