@@ -7,9 +7,11 @@ from tiny import tiny_image_encoder, tiny_unet
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.base import Base, Defaults
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
+from genprop_core.conditioning import decode_latents
 from genprop_core.errors import GenPropError
+from genprop_core.long_clip import ClipSettings
 from genprop_core.pipeline import GenProp, PropagateSettings, nearest_size
-from genprop_core.sampler import SamplerSettings
+from genprop_core.sampler import SamplerSettings, unit_noise
 from genprop_core.windows import plan_windows
 
 SETTINGS = PropagateSettings(sampler=SamplerSettings(steps=3), seed=4)
@@ -74,6 +76,28 @@ def test_every_frame_in_comes_out(model, count):
     assert result.frames.isfinite().all() and 0 <= result.mask.min() and result.mask.max() <= 1
     assert result.frames.flatten(1).std(dim=1).min() > 0  # no frame was left out
     assert (result.latents is not None) == (count <= 4)
+
+
+def test_a_clip_of_one_window_is_encoded_sampled_and_decoded_once(model):
+    """Bit for bit: neither the engine for long clips nor its noise changes what a single window gives."""
+    frames, keyframe = clip(3), clip(5)[0]
+    result = model.propagate(frames, keyframe, SETTINGS)
+    condition = model.condition(frames, keyframe, SETTINGS, SETTINGS.seed)
+    latents, mask = model.sample(condition, unit_noise((1, 3, 4, 8, 8), SETTINGS.seed), SETTINGS.sampler, None)
+    assert torch.equal(result.latents, latents[0]) and torch.equal(result.mask, mask[0])
+    assert torch.equal(result.frames, decode_latents(model.base.vae, latents[0]))
+
+
+def test_keyframes_of_other_frames_and_clips_to_keep(model):
+    frames = clip(6)
+    settings = PropagateSettings(SETTINGS.sampler, clip=ClipSettings(composite=True, second_pass="blur"))
+    result = model.propagate(frames, {3: clip(5)[0], 5: clip(5)[1]}, SETTINGS)
+    assert result.frames.shape == (6, 3, 64, 64) and result.calls == {"windows": 3} and result.latents is None
+    kept = model.propagate_clip((frames * 255).byte(), {3: clip(5)[0]}, settings)
+    assert kept.frames.dtype == torch.uint8 and kept.frames.shape == frames.shape and len(kept.windows) == 2
+    assert kept.seconds["sce_and_loop"] > 0 and kept.confidence.shape == (6,)
+    with pytest.raises(GenPropError, match="indices from 0 to 5 for this clip, got 6"):
+        model.propagate(frames, {6: clip(5)[0]}, SETTINGS)
 
 
 def test_windows_cover_the_clip_in_order():
