@@ -7,6 +7,7 @@ from pathlib import Path
 from genprop_core.config import SCE_FORMS
 from genprop_core.errors import GenPropError
 
+FORM = {"sce": "static", "num_blocks": 2, "selection": "on"}  # of fresh adapters
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
 
 
@@ -89,18 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--sce",
         choices=SCE_FORMS,
-        default="static",
-        help="static: the source is encoded once per window; fused: at every noise level",
+        help="static, for fresh adapters: the source is encoded once per window; fused: at every noise level",
     )
-    group.add_argument("--num_blocks", type=COUNT, default=2, help="down blocks that the SCE copies")
+    group.add_argument("--num_blocks", type=COUNT, help="down blocks that the SCE copies; 2 for fresh adapters")
     group.add_argument(
         "--selection",
         choices=["on", "off"],
-        default="on",
-        help="a map of what to keep, made by the SCE, multiplies what is injected",
+        help="a map of what to keep, made by the SCE, multiplies what is injected; on for fresh adapters",
     )
     group.add_argument(
-        "--init_adapters", metavar="FILE", help="adapters (.safetensors) to start from, instead of fresh ones"
+        "--init_adapters",
+        metavar="FILE",
+        help="adapters (.safetensors) to start from, instead of fresh ones; the three settings above are the file's",
     )
     group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
 
@@ -144,6 +145,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--ramp_share", type=SHARE, default=0.25, help="share of the run over which these losses then rise"
+    )
+    group.add_argument(
+        "--selective", type=SHARE, default=1.0, help="what they rise to; 1 is the paper's weights, 0.06 the mini's"
     )
     group.add_argument("--mask_loss", choices=["bce_dice", "bce", "mse"], default="bce_dice", help="mse is the paper's")
     group.add_argument(

@@ -107,20 +107,24 @@ def make_accelerator(args) -> Accelerator:
 
 
 def new_adapters(args, base) -> GenPropAdapters:
-    """Fresh adapters, or those of --init_adapters."""
-    if args.init_adapters is None:
-        selection = args.selection == "on"
-        return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
-    file = load_adapters(args.init_adapters)
-    file.check(base.fingerprint())
-    config = file.adapters.config
-    form = f"--sce {config.sce} --num_blocks {config.num_blocks} --selection {'on' if config.selection else 'off'}"
-    wanted = f"--sce {args.sce} --num_blocks {args.num_blocks} --selection {args.selection}"
-    if form != wanted:
+    """Fresh adapters, or those of --init_adapters. Sets the three settings of their form that were not given."""
+    file = None if args.init_adapters is None else load_adapters(args.init_adapters)
+    form = dict(arguments.FORM)
+    if file is not None:
+        file.check(base.fingerprint())
+        config = file.adapters.config
+        form = {"sce": config.sce, "num_blocks": config.num_blocks, "selection": "on" if config.selection else "off"}
+    given = {name: getattr(args, name) for name in form if getattr(args, name) is not None}
+    other = [f"--{name} {form[name]}, not {value}" for name, value in given.items() if value != form[name]]
+    if file is not None and other:
         raise GenPropError(
-            f"Expected adapters with {wanted}, but those in {args.init_adapters} have {form}. Give these settings."
+            f"Expected the form of the adapters in {args.init_adapters}: {', '.join(other)}. Leave these settings out."
         )
-    return file.adapters
+    vars(args).update(form | given)
+    if file is not None:
+        return file.adapters
+    selection = args.selection == "on"
+    return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
 
 
 def load_data(args, accelerator, base, encoder):
@@ -246,7 +250,7 @@ def run(args):
         clock, rate, terms = time.perf_counter(), learning_rate(step, args, total), []
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
-        selective = selectivity(step, total, args.copy_share, args.ramp_share)
+        selective = args.selective * selectivity(step, total, args.copy_share, args.ramp_share)
         current = settings if step % args.grad_every == 0 else without_grad
         with attach(base.unet, args.num_blocks) as taps:
             for _ in range(args.gradient_accumulation_steps):

@@ -18,6 +18,7 @@ PEAK_RATE = 1e-3
 NEW_LAYERS = 3.0  # what starts from nothing (all but the SCE) learns faster than the copied weights
 BATCH = 2  # every pixel of every frame is an example: more steps beat larger batches
 COPY_SHARE, RAMP_SHARE = 0.08, 0.25
+SELECTIVE = 0.06  # of L_mask, L_grad and the MPD's pull: with all of them the background of the mini stays worse
 SETTINGS = StepSettings()
 GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth step takes it
 
@@ -92,7 +93,7 @@ def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SH
             rate = stage.learning_rate(PEAK_RATE)
             settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
             seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
-            selective = selectivity(stage.progress, 1, *shares)
+            selective = SELECTIVE * selectivity(stage.progress, 1, *shares)
             terms = _terms(unet, taps, adapters, batch, seeds, settings, selective)
             optimizer.zero_grad(set_to_none=True)
             terms["total"].backward()
