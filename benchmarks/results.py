@@ -27,6 +27,7 @@ WORDS = {
     "apply_over_plain": "KSampler with GenProp Apply / plain KSampler",
     "sampler_over_plain": "GenProp Sampler / plain KSampler",
     "cached_over_uncached": "steps per second, cached / encoded at every step",
+    "static_over_fused_steps": "steps per second, static SCE / fused SCE",
     "checkpointed_over_cached": "steps per second, with gradient checkpointing / without",
     "memory_cached_over_checkpointed": "memory, without gradient checkpointing / with",
 }

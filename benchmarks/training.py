@@ -88,7 +88,7 @@ def measure(rounds: int) -> dict:
         "ratios": {
             "cached_over_uncached": ratio(seconds, "uncached", "cached"),
             "checkpointed_over_cached": ratio(seconds, "cached", "checkpointed"),
-            "static_over_fused": ratio(seconds, "fused", "cached"),
+            "static_over_fused_steps": ratio(seconds, "fused", "cached"),
             "memory_cached_over_checkpointed": memory["cached"] / memory["checkpointed"],
         },
     }
