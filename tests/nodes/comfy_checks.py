@@ -13,7 +13,15 @@ SEED, STEPS = 11, 6
 # --- what the checks share -------------------------------------------------------------------------------------------
 @functools.lru_cache
 def mini(pack):
-    return dict(zip(("model", "clip_vision", "vae", "adapters"), pack.run("GenPropLoadMini")))
+    parts = dict(zip(("model", "clip_vision", "vae", "adapters"), pack.run("GenPropLoadMini")))
+    # core batches the branches of the guidance, or not, by the memory that is free just then: latents would be equal to
+    # the last bit only as long as no other program needs much
+    parts["model"].model.memory_required = _nothing
+    return parts
+
+
+def _nothing(shape, **kwargs):
+    return 0
 
 
 @functools.lru_cache
@@ -141,8 +149,8 @@ def check_batched_and_apart_agree(pack):
         model.model.memory_required = lambda shape, **kw: calls.append(shape) or (10**18 if shape[0] > 8 else 0)
         apart, other = sampler(pack)
     finally:
-        del model.model.memory_required
-    assert model.model.memory_required == keep and any(s[0] > 8 for s in calls)
+        model.model.memory_required = keep
+    assert any(s[0] > 8 for s in calls)
     assert relative(apart, together) < 1e-5 and relative(other.probability, features.probability) < 1e-5
 
 
