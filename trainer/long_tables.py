@@ -59,13 +59,14 @@ def markdown(report: dict) -> str:
         f"{report['frames']} frames, noise seed {report['seed']}. Clips per row: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
         "",
-        "| | measured | wanted | |",
-        "|---|---|---|---|",
     ]  # fmt: skip
-    for what, value, wanted, kept in promises(report):
+    rows = promises(report)
+    lines += ["| | measured | wanted | |", "|---|---|---|---|"] if rows else []
+    for what, value, wanted, kept in rows:
         mark = "-" if kept is None else "kept" if kept else "**not kept**"
         lines.append(f"| {what} | {_shown(value, 2)} | {wanted} | {mark} |")
-    lines += ["", "| | " + " | ".join(label for label, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines += [""] if rows else []
+    lines += ["| | " + " | ".join(label for label, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     reference = report["variants"].get("as it is", {})
     for name, rows in report["variants"].items():
         against = reference if not name.startswith("large") else report["variants"].get("large frame", {})
