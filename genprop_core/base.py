@@ -37,13 +37,17 @@ class Defaults:
 
 @dataclass(frozen=True)
 class Base:
-    """The frozen parts of a Stable Video Diffusion model, as diffusers and transformers modules."""
+    """The frozen parts of a Stable Video Diffusion model, as diffusers and transformers modules.
+
+    conv_in: of `Components`; None takes the UNet's own, which says the same as long as the UNet is not in bf16.
+    """
 
     name: str
     unet: torch.nn.Module
     vae: torch.nn.Module
     image_encoder: torch.nn.Module
     defaults: Defaults
+    conv_in: torch.Tensor | None = None
 
     @property
     def size_multiple(self) -> int:
@@ -51,7 +55,8 @@ class Base:
         return 8 * 2 ** (len(BaseShape.from_unet(self.unet).block_out_channels) - 1)
 
     def fingerprint(self) -> Fingerprint:
-        return Fingerprint.of_unet(self.unet)
+        weight = self.unet.conv_in.weight if self.conv_in is None else self.conv_in
+        return Fingerprint.of(BaseShape.from_unet(self.unet).block_out_channels, weight)
 
     def parts(self) -> tuple[torch.nn.Module, ...]:
         return self.unet, self.vae, self.image_encoder
@@ -83,7 +88,8 @@ def load_base(spec="mini", dtype: torch.dtype = torch.float32, vae=None) -> Base
     BaseShape.from_unet(parts.unet)
     if dtype == torch.float16 and parts.vae.config.get("force_upcast"):
         parts.vae.encoder.float(), parts.vae.quant_conv.float()  # SVD's encoder overflows in fp16, its decoder does not
-    return Base(str(spec), parts.unet.eval(), parts.vae.eval(), parts.image_encoder.eval(), Defaults.of(parts))
+    unet, vae, image_encoder = parts.unet.eval(), parts.vae.eval(), parts.image_encoder.eval()
+    return Base(str(spec), unet, vae, image_encoder, Defaults.of(parts), parts.conv_in)
 
 
 def default_adapters(spec) -> Path | None:

@@ -17,7 +17,8 @@ class Components:
 
     unet: UNetSpatioTemporalConditionModel. vae: AutoencoderKLTemporalDecoder or AutoencoderTiny. image_encoder:
     CLIPVisionModelWithProjection. num_frames: the clip length the base was made for, None where nothing says so.
-    version: "svd", "svd_xt", "svd_xt_1_1", "mini", or None where nothing tells.
+    version: "svd", "svd_xt", "svd_xt_1_1", "mini", or None where nothing tells. conv_in: the weight of the UNet's first
+    convolution in fp16, from the file itself: it tells bases apart whatever dtype they are loaded in.
     """
 
     unet: Any
@@ -25,6 +26,7 @@ class Components:
     image_encoder: Any
     num_frames: int | None = None
     version: str | None = None
+    conv_in: Any = None
 
 
 def version_from_name(path) -> str | None:

@@ -133,7 +133,8 @@ def load_parts(parts: Parts, dtype: torch.dtype, path) -> Components:
     if dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise GenPropError(f"Expected float32, float16 or bfloat16 for the base, got {dtype}.")
     models = {name: load_part(name, part, dtype, f"The {name} of {path}") for name, part in parts.items()}
-    return Components(**models, num_frames=parts.num_frames, version=parts.version)
+    conv_in = parts.unet.tensors["conv_in.weight"].read().to(torch.float16, copy=True)
+    return Components(**models, num_frames=parts.num_frames, version=parts.version, conv_in=conv_in)
 
 
 def is_full_size(config: Mapping) -> bool:

@@ -11,6 +11,8 @@ from peak_memory import peak_memory
 from safetensors.torch import load_file, save_file
 from svd_checkpoint import CLIP, COPY, TINY, UNET, VAE, random_tensor, write_checkpoint
 
+from genprop_core.base import load_base
+from genprop_core.checkpoint import Fingerprint
 from genprop_core.components import version_from_name
 from genprop_core.convert import convert
 from genprop_core.diffusers_folder import load_diffusers_folder, open_diffusers_folder
@@ -141,6 +143,13 @@ def test_memory_is_that_of_the_weights(kind, dtype, middling):
     used = peak_memory(middling[kind], dtype)
     assert used["weights"] > (100e6 if dtype == "float16" else 200e6)
     assert 0.9 * used["weights"] < used["peak"] - used["before"] < 1.15 * used["weights"], used
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_adapters_know_their_base_in_every_dtype_and_layout(dtype, svd):
+    expected = load_base(svd[0]).fingerprint()
+    assert [load_base(path, dtype).fingerprint() for path in svd[:2]] == [expected] * 2
+    assert expected == Fingerprint.of_unet(load_base(svd[0]).unet)
 
 
 def test_the_file_may_go_while_the_models_live(tmp_path):
