@@ -46,13 +46,17 @@ def sampling(report: dict, path: Path) -> None:
 
 def scaling(report: dict, path: Path) -> None:
     """Time and peak memory against frames and pixels, on logarithmic axes."""
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for axis, (kind, label) in zip(axes, (("frames", "frames, 128x128"), ("pixels", "pixels, 8 frames"))):
         points = {int(x): v for x, v in report["seconds_by"][kind].items()}
         exponent = report["ratios"][f"exponent_{kind}"]
         axis.loglog(list(points), list(points.values()), "o-", color=OWN, label=f"time, power of {exponent:.2f}")
+        axis.set_xticks(list(points), [f"{x:,}" for x in points], fontsize=8, rotation=30)
+        axis.set_yticks(list(points.values()), [f"{v:.3g}" for v in points.values()], fontsize=8)
+        axis.yaxis.set_minor_formatter(ticker.NullFormatter())
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
         axis.set_xlabel(label)
         axis.set_ylabel("seconds", color=OWN)
         peaks = {int(x): v for x, v in report["peak_mib_by"].get(kind, {}).items()}
