@@ -20,9 +20,9 @@ class SamplerSettings:
     """steps: of the solver; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
 
     sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
-    dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is used at (Kynkäänniemi et
-    al. 2024, arXiv 2404.07724); outside, the empty branch is not computed and the step takes half the time.
-    docs/results.md has the measured effect of both.
+    dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is
+    used at (Kynkäänniemi et al. 2024, arXiv 2404.07724); outside, the empty branch is not computed and the step takes
+    half the time. docs/results.md has the measured effect of both.
     """
 
     steps: int = 25
