@@ -84,7 +84,7 @@ def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SH
         return facts
 
     without_grad = replace(SETTINGS, loss=replace(SETTINGS.loss, beta_grad=0.0))
-    saved, running = stage.elapsed, {}
+    saved, running, counted = stage.elapsed, {}, 0
     with attach(unet, adapters.config.num_blocks) as taps:
         while stage.progress < 1:
             g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
@@ -102,10 +102,11 @@ def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SH
             stage.step += 1
             ema.update(stage.step)
             for key, value in (terms | {"norm": torch.tensor(norm)}).items():
-                running[key] = running.get(key, 0.0) + value.item() / 100
+                running[key] = running.get(key, 0.0) + value.item()
+            counted += 1
             if stage.step % 100 == 0:
-                stage.log(**running, lr=rate, pairs=len(pairs))
-                running.clear()
+                stage.log(**{k: v / counted for k, v in running.items()}, lr=rate, pairs=len(pairs))
+                running, counted = {}, 0
                 pairs.refresh()
             if stage.step % 1000 == 0:
                 export()
