@@ -93,8 +93,8 @@ def write(folder, name, **report):
 
 
 def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
-    write(tmp_path, "sampling", steps=25, seconds={"plain": 2.0, "static": 2.1, "encode": 0.3},
-          tera_flops={"plain": 1.0, "static": 1.04}, difference_from_diffusers=1e-6,
+    write(tmp_path, "sampling", steps=25, seconds={"plain": 2.0, "static": 2.0, "per_step": 4.0, "encode": 0.3},
+          tera_flops={"plain": 1.0, "static": 1.0, "per_step": 4.0}, difference_from_diffusers=1e-6,
           ratios={"static_over_plain": 1.051}, predicted={"static_over_plain": 1.04})  # fmt: skip
     write(tmp_path, "scaling", steps=2, window=8, seconds_by={"frames": {8: 1.0, 20: 2.0}, "pixels": {64: 1.0, 256: 5}},
           peak_mib_by={"frames": {8: 900.0, 20: 910.0}},
@@ -102,6 +102,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
     assert results.main(["--docs", str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
     assert "| static SCE / plain SVD | 1.051 | 1.040 |" in text and "power of 1.01" in text
+    assert "gets 3.0 times as many of them done per second" in text  # 3 TFLOP in 2 s against 1 in 2 s
     assert "a machine, one thread, processor time" in text and "2026-01-02" in text
     assert "Not measured yet: `python -m benchmarks.training`" in text
     for name in ("sampling.png", "scaling.png"):
