@@ -50,7 +50,8 @@ def _add(hidden: torch.Tensor, extra: torch.Tensor, tap: int) -> torch.Tensor:
 def attach(unet, num_blocks: int):
     """Within the block, `unet` adds what the yielded Taps holds. Afterwards it is exactly what it was.
 
-    Its cross-attentions and convolutions over time are taken the short way meanwhile (`one_token`, `temporal_conv`).
+    Its cross-attentions and convolutions over time are taken the short way meanwhile (`one_token`, `temporal_conv`); so
+    with gradient checkpointing, which computes blocks again, the backward pass belongs inside too.
     """
     BaseShape.from_unet(unet)  # refuses what is not SVD
     taps, handles = Taps(), []

@@ -87,8 +87,8 @@ def train(base):
         with attach(unet, adapters.config.num_blocks) as taps:
             terms = loss_terms(unet, taps, adapters, condition, scaled[1], cond.mask_to_latents(mask)[None], random,
                                StepSettings())  # fmt: skip
-        optimizer.zero_grad()
-        terms["total"].backward()
+            optimizer.zero_grad()
+            terms["total"].backward()  # within `attach`: checkpointed blocks are computed again here
         gradients = {n: p.grad for n, p in adapters.named_parameters() if p.requires_grad}
         optimizer.step()
         steps.append(
