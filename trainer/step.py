@@ -68,8 +68,10 @@ def loss_terms(
     def encode(source):
         return adapters.encode_and_select(source, condition.keyframe, condition.clip, condition.micro, condition.task)
 
-    injected, selection = encode(condition.source)
-    static = adapters.config.sce == "static"  # the fused form is encoded again, with the UNet's features
+    # the fused form is encoded by `denoise`, with the UNet's features; here only where a loss asks for it
+    static, with_grad = adapters.config.sce == "static", bool(settings.loss.beta_grad * selective)
+    asked = static or with_grad or adapters.config.selection
+    injected, selection = encode(condition.source) if asked else (None, None)
     denoised = denoise(
         unet,
         noisy,
@@ -88,7 +90,7 @@ def loss_terms(
     terms["mpd"] = losses.mask_term(adapters.mpd(features, frames), mask, loss)
     if selection is not None:
         terms["select"] = losses.mask_term(selection, mask, loss)
-    if loss.beta_grad * selective:
+    if with_grad:
         # d lives inside the mask only; in the fused form f is taken without the UNet's features
         d = settings.delta * random["perturbation"] * mask
         terms["grad"] = losses.gradient_term(injected, encode(condition.source + d)[0], mask, settings.delta)
