@@ -52,6 +52,12 @@ def _propagate_arguments(parser):
     run.add_argument("--min-cfg", type=float, default=1.0, help="guidance at the first frame (default: %(default)s)")
     run.add_argument("--max-cfg", type=float, default=3.0, help="guidance at the last frame (default: %(default)s)")
     run.add_argument(
+        "--guide",
+        choices=("edit", "everywhere"),
+        default="edit",
+        help="guidance where the picture is edited, or everywhere, as plain SVD has it (default: %(default)s)",
+    )
+    run.add_argument(
         "--strength", type=float, default=1.0, help="of the injections; 0 is plain SVD (default: %(default)s)"
     )
     run.add_argument("--width", type=int, help="working width in pixels (default: by the base, in the source's aspect)")

@@ -16,7 +16,7 @@ from .headless_windows import HeadlessWindows
 from .long_clip import ClipResult, ClipSettings, checked, make, propagate_clip
 from .offload import Placement
 from .out_of_memory import explained
-from .sampler import SamplerSettings, sample, source_features
+from .sampler import SamplerSettings, SourceFeatures, sample, source_features
 
 __all__ = ["GenProp", "PropagateSettings", "Result", "as_float", "check_aspect", "nearest_size", "resize"]
 
@@ -147,10 +147,11 @@ class GenProp:
         """`sampler.sample`, with the SCE on the device only while it is needed."""
         adapters = self.adapters
         with self.placement.use(*self._given(adapters)):
-            injected = source_features(adapters, condition)
-        own = self._given(adapters) if injected is None else [adapters.injections, adapters.mpd]
+            features = SourceFeatures(None, None) if adapters is None else source_features(adapters, condition)
+        static = features.injected is not None
+        own = [adapters.injections, adapters.mpd] if static else self._given(adapters)
         with self.placement.use(self.base.unet, *own):
-            return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, injected)
+            return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, features)
 
     def _clip_settings(self, frames, settings: PropagateSettings) -> ClipSettings:
         size = self.working_size(*frames.shape[-2:], settings)

@@ -29,7 +29,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def settings_of(arguments) -> PropagateSettings:
     if arguments.steps < 1:
         raise GenPropError(f"--steps must be at least 1, got {arguments.steps}.")
-    sampler = SamplerSettings(arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength)
+    sampler = SamplerSettings(
+        arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, guide=arguments.guide
+    )
     return PropagateSettings(
         sampler=sampler,
         task=arguments.task,

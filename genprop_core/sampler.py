@@ -13,6 +13,7 @@ from .unet import denoise
 
 MASK_STEPS = 3  # the mask is averaged over this many last steps
 SOLVERS = ("euler", "dpm++2m")
+GUIDES = ("edit", "everywhere")
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class SamplerSettings:
     sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
     dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is
     used at (Kynkäänniemi et al. 2024, arXiv 2404.07724); outside, the empty branch is not computed and the step takes
-    half the time. docs/results.md has the measured effect of both.
+    half the time. docs/results.md has the measured effect of both. guide: "edit" guides where the adapters' selection
+    says the picture is edited; elsewhere the source says what is to be seen, and guidance only enlarges errors.
+    "everywhere" is SVD's own way, and what adapters without a selection do.
     """
 
     steps: int = 25
@@ -32,10 +35,13 @@ class SamplerSettings:
     sce_in_empty_branch: bool = True
     solver: str = "euler"
     guidance_range: tuple[float, float] = (0.0, math.inf)
+    guide: str = "edit"
 
     def __post_init__(self):
         if self.solver not in SOLVERS:
             raise GenPropError(f"Expected a solver of {', '.join(SOLVERS)}, got {self.solver!r}.")
+        if self.guide not in GUIDES:
+            raise GenPropError(f"Expected guidance in one of {', '.join(GUIDES)}, got {self.guide!r}.")
         low, high = self.guidance_range
         if not 0 <= low <= high:
             raise GenPropError(f"Expected a guidance range LOW <= HIGH of noise levels from 0 on, got {low} to {high}.")
@@ -66,23 +72,48 @@ def double(condition: Condition) -> Condition:
     return Condition(**{k: torch.cat([v, v]) for k, v in vars(condition).items()})
 
 
+@dataclass(frozen=True)
+class SourceFeatures:
+    """What the SCE makes of a window's source. injected: what a static one adds at every tap before the gate, None for
+    the fused form. edited: probability [B,T,1,h,w] that a place is edited, by the selection; None without one, and
+    where nothing is injected (fresh adapters), so that the source says nothing about the result.
+    """
+
+    injected: list | None
+    edited: torch.Tensor | None
+
+
 @torch.no_grad()
-def source_features(adapters, condition: Condition) -> list | None:
-    """What a static SCE injects at every tap before the gate; None for the fused form, and without adapters."""
-    if adapters is None or adapters.config.sce != "static":
-        return None
-    c = condition
-    return adapters.encode(c.source, c.keyframe, c.clip, c.micro, c.task)
+def source_features(adapters, condition: Condition) -> SourceFeatures:
+    """Runs the SCE once, without the UNet's features; in the fused form only the selection needs that."""
+    static, c = adapters.config.sce == "static", condition
+    if not static and not adapters.config.selection:
+        return SourceFeatures(None, None)
+    injected, logits = adapters.encode_and_select(c.source, c.keyframe, c.clip, c.micro, c.task)
+    says_nothing = logits is None or not any(f is not None and f.any() for f in injected)
+    return SourceFeatures(injected if static else None, None if says_nothing else logits.float().sigmoid())
+
+
+def guide_edit_only(denoised, full, edited, strength: float = 1.0):
+    """Takes the guidance of a step back where the source is kept.
+
+    denoised: with guidance; full: the branch with the image condition; edited: SourceFeatures.edited, at a shape that
+    broadcasts with both, or None for guidance everywhere. strength: of the injections; at 0 `denoised` comes back as
+    it is. With g the guidance, e the empty branch: full + m (e + g (full - e) - full) = e + (1 + (g - 1) m) (full - e).
+    """
+    if edited is None or strength == 0:
+        return denoised
+    return torch.lerp(full, denoised, 1 - min(1.0, strength) * (1 - edited.to(denoised)))
 
 
 @torch.no_grad()
 def sample(
-    unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None, injected=None, known=None
+    unet, adapters, condition: Condition, noise, settings: SamplerSettings, progress=None, features=None, known=None
 ):
     """Latents [B,T,4,h,w] float32 and the mask's probability [B,T,1,h,w] (None without adapters).
 
     noise: unit noise [B,T,4,h,w]. adapters: GenPropAdapters or None for plain SVD. progress(step, steps) is called
-    after every step. One UNet batch per step; a static SCE runs once, here, unless `injected` is its `source_features`
+    after every step. One UNet batch per step; a static SCE runs once, here, unless `features` is its `source_features`
     already. known: a Known, kept outside its mask.
     """
     batch, frames = noise.shape[:2]
@@ -93,7 +124,9 @@ def sample(
     guided = [low <= s <= high and (settings.max_cfg > 1 or settings.min_cfg > 1) for s in sigmas]
     both = double(condition) if any(guided) else None
     drop = torch.arange(2 * batch, device=device) < batch
-    injected = source_features(adapters, condition) if injected is None else injected
+    if features is None:
+        features = SourceFeatures(None, None) if adapters is None else source_features(adapters, condition)
+    injected, edited = features.injected, features.edited if settings.guide == "edit" else None
     in_both = injected  # repeated over the branches where it is added
     if injected is not None and not settings.sce_in_empty_branch:
         in_both = [f if f is None else torch.cat([torch.zeros_like(f), f]) for f in injected]
@@ -109,7 +142,7 @@ def sample(
             denoised = denoise(unet, rows, levels, inputs, taps, adapters, added, settings.strength, dropped, dtype)
             if guided[step]:
                 empty, full = denoised.chunk(2)
-                denoised = empty + scale * (full - empty)
+                denoised = guide_edit_only(empty + scale * (full - empty), full, edited, settings.strength)
             if settings.solver == "euler":
                 x = edm.euler_step(x, denoised, sigma, following)
             else:

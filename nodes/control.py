@@ -11,6 +11,7 @@ from comfy.patcher_extension import CallbacksMP
 
 from ..genprop_core import edm
 from ..genprop_core.errors import GenPropError
+from ..genprop_core.sampler import guide_edit_only
 from .sockets import Adapters, Segment
 
 KEY = "genprop"
@@ -51,21 +52,18 @@ class GenPropControl(ControlBase):
         return super().get_models() + [self.adapters.patcher]
 
     def inference_memory_requirements(self, dtype):
-        features = sum(f.nbytes for f in self.segment.injected or [] if f is not None)
+        features = sum(f.nbytes for f in self.segment.features.injected or [] if f is not None)
         return super().inference_memory_requirements(dtype) + 4 * features  # kept, gated, and that for both branches
 
     def get_control(self, x_noisy, t, cond, batched_number, transformer_options):
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
-        after_end = self.timestep_range is not None and t[0] < self.timestep_range[1]
-        if after_end or (self.timestep_range is not None and t[0] > self.timestep_range[0]):
-            return previous
-        if self.injection_strength == 0:
+        if not self.counts_at(t):
             return previous
         index = self._check(x_noisy, batched_number, transformer_options)
         c_noise = edm.scalings(t[:1].float())[3].to(x_noisy.device)
-        if self.segment.injected is None:
+        if self.segment.features.injected is None:
             taps = self._fused(x_noisy, t, cond, batched_number, index, c_noise)
         else:
             module, frames = self.adapters.patcher.model, len(self.segment.frames)
@@ -78,6 +76,18 @@ class GenPropControl(ControlBase):
         base = self.adapters.base
         blocks = len(base.block_out_channels) * (base.layers_per_block + 1)
         return self.control_merge({"input": [None] * (blocks - len(taps)) + taps[::-1]}, previous, output_dtype=None)
+
+    def counts_at(self, sigma) -> bool:
+        """Whether the source counts at this noise level [n]: by strength, start and end."""
+        first, last = self.timestep_range or (sigma[0], sigma[0])
+        return self.injection_strength != 0 and bool(last <= sigma[0] <= first)
+
+    def guide_edit_only(self, args) -> torch.Tensor:
+        """A post-CFG function: takes the guidance back where the source is kept, whatever node set it."""
+        denoised, edited = args["denoised"], self.segment.features.edited
+        if edited is None or not self.counts_at(args["sigma"]):
+            return denoised
+        return guide_edit_only(denoised, args["cond_denoised"], edited[0].to(denoised.device), self.injection_strength)
 
     def _check(self, x_noisy, batched_number, transformer_options):
         """Frame indices of this call. Raises GenPropError for other latents: core would only log and go on."""
@@ -95,7 +105,7 @@ class GenPropControl(ControlBase):
     def _features(self, device):
         if self.on_device is not None:
             return self.on_device
-        stored = self.segment.injected
+        stored = self.segment.features.injected
         moved = [f if f is None else f.to(device) for f in stored]
         needed = sum(f.nbytes for f in stored if f is not None)
         if device.type == "cpu" or mm.get_free_memory(device) > 2 * needed:

@@ -5,7 +5,7 @@ import torch
 from ..genprop_core import conditioning as cond
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.pipeline import check_aspect
-from ..genprop_core.sampler import source_features
+from ..genprop_core.sampler import SourceFeatures, source_features
 from .sockets import Adapters, EncodedCondition, Segment, Told
 
 HIDE = ("black out", "blur")
@@ -92,24 +92,23 @@ def clip_embedding(clip_vision, picture, width) -> torch.Tensor:
     return embedding.float().to(mm.intermediate_device())
 
 
-def injected(adapters: Adapters, condition: cond.Condition) -> list | None:
-    """What a static SCE injects at every tap, kept where ComfyUI keeps intermediate results; None for a fused one."""
+def features(adapters: Adapters, condition: cond.Condition) -> SourceFeatures:
+    """`source_features`, kept where ComfyUI keeps intermediate results."""
     patcher, module = adapters.patcher, adapters.patcher.model
-    if module.config.sce != "static":
-        return None
     frames, _, height, width = condition.source.shape[1:]
     size = mm.dtype_size(next(module.parameters()).dtype)
     wanted = 64 * frames * height * width * max(module.config.tap_widths()) * size  # measured: 40 to 60
     mm.load_models_gpu([patcher], memory_required=wanted)
-    made = source_features(module, condition.to(patcher.load_device))
-    return [f if f is None else f.to(mm.intermediate_device()) for f in made]
+    made, home = source_features(module, condition.to(patcher.load_device)), mm.intermediate_device()
+    injected = made.injected and [f if f is None else f.to(home) for f in made.injected]
+    return SourceFeatures(injected, None if made.edited is None else made.edited.to(home))
 
 
 def segment(adapters: Adapters, frames, source, image, clip, micro, task) -> Segment:
     """One pass over `frames`. source: scaled latents [T,4,h,w] of the whole clip; image: unscaled [1,4,h,w]."""
     picture = cond.repeat_over_frames(image, len(frames))
     condition = cond.Condition(picture, clip, micro, torch.tensor([task]), source[list(frames)][None], picture)
-    return Segment(frames, condition, injected(adapters, condition))
+    return Segment(frames, condition, features(adapters, condition))
 
 
 def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: Told, task, seed) -> EncodedCondition:

@@ -57,6 +57,7 @@ def sample_pass(model, condition: EncodedCondition, segment: Segment, settings: 
     control = GenPropControl(condition.adapters, segment, settings.strength, settings.start, settings.end)
     patched = patch_model(model, [control])
     guide(patched, settings.min_guidance, settings.max_guidance)
+    patched.set_model_sampler_post_cfg_function(control.guide_edit_only)
     names, steps = (settings.sampler_name, settings.scheduler), settings.steps
     sigmas = comfy.samplers.KSampler(patched, steps, patched.load_device, *names, 1.0).sigmas
     below = float(sigmas[-1 - min(MASK_STEPS, len(sigmas) - 1)])

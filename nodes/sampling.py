@@ -106,4 +106,6 @@ class GenPropApply(io.ComfyNode):
         control = GenPropControl(condition.adapters, segment, strength, start_percent, end_percent)
         positive, negative = conditioning(condition, segment, control)
         empty = torch.zeros(condition.latent_shape(len(segment.frames)), device=mm.intermediate_device())
-        return io.NodeOutput(patch_model(model, [control]), positive, negative, {"samples": empty})
+        patched = patch_model(model, [control])
+        patched.set_model_sampler_post_cfg_function(control.guide_edit_only)
+        return io.NodeOutput(patched, positive, negative, {"samples": empty})

@@ -7,6 +7,7 @@ from comfy_api.latest import io
 
 from ..genprop_core.checkpoint import AdapterFile
 from ..genprop_core.conditioning import Condition
+from ..genprop_core.sampler import SourceFeatures
 
 CATEGORY = "GenProp"
 MODELS_FOLDER = "genprop"  # below ComfyUI's models/
@@ -39,13 +40,13 @@ class Adapters:
 class Segment:
     """Frames made in one pass. frames: their indices in the order of the pass, the keyframe first.
 
-    condition: batch 1, those frames in that order. injected: what a static SCE injects at every tap before the gate,
-    [T,C,h,w] or None per tap; None as a whole for a fused one, which runs at every step.
+    condition: batch 1, those frames in that order. features: what the SCE makes of them; a fused one runs at every
+    step as well.
     """
 
     frames: tuple[int, ...]
     condition: Condition
-    injected: list | None
+    features: SourceFeatures
 
 
 @dataclass(frozen=True)

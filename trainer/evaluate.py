@@ -15,7 +15,7 @@ from pathlib import Path
 from genprop_core.errors import GenPropError
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
-from genprop_core.sampler import SOLVERS
+from genprop_core.sampler import GUIDES, SOLVERS
 
 from .arguments import resolution
 from .baselines import NAMES
@@ -72,6 +72,7 @@ def parse(argv=None):
                         help="noise levels that guidance is used at (default: all)")  # fmt: skip
     parser.add_argument("--min-cfg", type=float, default=1.0)
     parser.add_argument("--max-cfg", type=float, default=3.0)
+    parser.add_argument("--guide", choices=GUIDES, default="edit", help="where guidance acts (default: %(default)s)")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--sce-in-cond-only", action="store_true", help="no source features in guidance's empty branch")
     arguments = parser.parse_args(argv)

@@ -84,7 +84,7 @@ def make_bench(arguments) -> Bench:
     extra = {} if arguments.guidance_range is None else {"guidance_range": tuple(arguments.guidance_range)}
     sampler = SamplerSettings(
         arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, not arguments.sce_in_cond_only,
-        arguments.solver, **extra,
+        arguments.solver, **extra, guide=arguments.guide,
     )  # fmt: skip
     model = GenProp.from_files(
         arguments.base, arguments.adapters, dtype=DTYPES[arguments.dtype], device=arguments.device
@@ -99,7 +99,7 @@ def make_bench(arguments) -> Bench:
     data = None if arguments.data is None else [str(arguments.data.resolve()), arguments.frames, arguments.resolution]
     facts = {
         "base": weights_digest(model.base.unet, model.base.vae, model.base.image_encoder),
-        "sampler": {k: v for k, v in asdict(sampler).items() if k not in ("strength", "sce_in_empty_branch")},
+        "sampler": {k: v for k, v in asdict(sampler).items() if k not in ("strength", "sce_in_empty_branch", "guide")},
         "data": data,
     }
     folder = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

@@ -9,7 +9,7 @@ from tiny import tiny_condition, tiny_unet
 from genprop_core import edm
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.errors import GenPropError
-from genprop_core.sampler import Known, SamplerSettings, sample, unit_noise
+from genprop_core.sampler import GUIDES, Known, SamplerSettings, guide_edit_only, sample, unit_noise
 
 
 def ends_at(solver, steps, spread=0.7):
@@ -38,18 +38,59 @@ def test_the_multistep_solver_starts_and_ends_with_euler_steps():
     assert edm.multistep_step(x, denoised, 2.0, 0.0, torch.tensor(9.0), 4.0) == 1.0
 
 
-def run(settings, adapters=None, known=None):
+def run(settings, adapters=None, known=None, change=lambda adapters: None, **config):
     unet = tiny_unet()
     if adapters:
-        adapters = GenPropAdapters.from_unet(unet)
+        adapters = GenPropAdapters.from_unet(unet, **config)
         with torch.no_grad():
             for parameter in adapters.parameters():
                 parameter.add_(0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3)))
+        change(adapters)
     rows = []
     handle = unet.register_forward_pre_hook(lambda m, args: rows.append(len(args[0])))
     made = sample(unet, adapters or None, tiny_condition(), unit_noise((1, 4, 4, 8, 8), 0), settings, known=known)
     handle.remove()
     return *made, rows
+
+
+def test_guidance_is_taken_back_where_the_source_is_kept():
+    g = torch.Generator().manual_seed(0)
+    empty, full = (torch.randn(1, 4, 4, 8, 8, generator=g) for _ in range(2))
+    edited, scale = torch.rand(1, 4, 1, 8, 8, generator=g), edm.linear_guidance(1.0, 3.0, 4)
+    guided = empty + scale * (full - empty)
+    before = full.clone(), guided.clone(), edited.clone()
+    torch.testing.assert_close(
+        guide_edit_only(guided, full, edited), empty + (1 + (scale - 1) * edited) * (full - empty)
+    )
+    torch.testing.assert_close(guide_edit_only(guided, full, torch.zeros_like(edited)), full)
+    torch.testing.assert_close(guide_edit_only(guided, full, torch.ones_like(edited)), guided)
+    half = guide_edit_only(guided, full, torch.zeros_like(edited), 0.5)
+    torch.testing.assert_close(half, (full + guided) / 2)
+    assert guide_edit_only(guided, full, edited, 0.0) is guided and guide_edit_only(guided, full, None) is guided
+    assert guide_edit_only(guided.half(), full.half(), edited).dtype == torch.float16
+    assert all(torch.equal(a, b) for a, b in zip(before, (full, guided, edited)))
+
+
+@pytest.mark.parametrize("sce", ["static", "fused"])
+def test_a_source_that_is_kept_everywhere_is_sampled_without_guidance(sce):
+    def keep(adapters):
+        if adapters.selection is not None:
+            torch.nn.init.zeros_(adapters.selection.out.weight)
+            torch.nn.init.constant_(adapters.selection.out.bias, -60.0)
+
+    edit = run(SamplerSettings(steps=4), True, change=keep, sce=sce)[0]
+    everywhere = run(SamplerSettings(steps=4, guide="everywhere"), True, change=keep, sce=sce)[0]
+    unguided = run(SamplerSettings(steps=4, max_cfg=1.0), True, change=keep, sce=sce)[0]
+    torch.testing.assert_close(edit, unguided, rtol=0, atol=1e-4)
+    assert not torch.allclose(edit, everywhere, rtol=0, atol=1e-2)
+    # without a selection nothing says where the source is kept
+    one, other = (run(SamplerSettings(steps=4, guide=g), True, sce=sce, selection=False)[0] for g in GUIDES)
+    assert torch.equal(one, other)
+
+
+def test_guidance_acts_in_one_of_two_places():
+    with pytest.raises(GenPropError, match="Expected guidance in one of edit, everywhere, got 'mask'"):
+        SamplerSettings(guide="mask")
 
 
 def test_outside_of_the_guidance_range_there_is_one_branch():

@@ -341,14 +341,14 @@ def check_context_window(pack):
 def check_fresh_tensors_every_call(pack):
     """control_merge and the UNet change what they get in place."""
     control = apply(pack)[1][0][1]["control"]
-    stored = [f.clone() for f in control.segment.injected]
+    stored = [f.clone() for f in control.segment.features.injected]
     with torch.inference_mode():
         for _ in range(2):
             for tap in control.get_control(torch.zeros(8, 4, 16, 16), torch.full((8,), 2.0), {}, 1, {})["input"]:
                 if tap is not None:
                     tap.mul_(0)
     control.release()
-    assert all(torch.equal(a, b) for a, b in zip(stored, control.segment.injected))
+    assert all(torch.equal(a, b) for a, b in zip(stored, control.segment.features.injected))
 
 
 def check_the_fused_form(pack):
@@ -372,7 +372,7 @@ def check_memory_is_accounted_for(pack):
     _, positive, _, _ = apply(pack)
     models, memory = get_additional_models({"positive": [positive[0][1]]}, torch.float32)
     assert mini(pack)["adapters"].patcher in models
-    assert memory >= sum(f.nbytes for f in condition(pack).segments[0].injected)
+    assert memory >= sum(f.nbytes for f in condition(pack).segments[0].features.injected)
 
 
 # --- masks and pictures ----------------------------------------------------------------------------------------------

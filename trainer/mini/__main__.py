@@ -5,7 +5,7 @@ import argparse
 
 def main():
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
-    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "ablation"])
+    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "unpack", "ablation"])
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
     parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
@@ -23,6 +23,11 @@ def main():
         from .export import export
 
         export(arguments.work)
+        return
+    if arguments.stage == "unpack":
+        from .export import unpack
+
+        unpack(arguments.work)
         return
     if arguments.stage == "ablation":
         from .ablation import run

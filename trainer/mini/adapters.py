@@ -11,6 +11,7 @@ from genprop_core.files import load_tensors
 from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
 
 from .base import CHECK, make_condition, wait_for_pairs
+from .precision import autocast
 from .shape import new_unet
 from .stage import EMA, Stage
 
@@ -25,7 +26,7 @@ GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth 
 
 def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
     random = stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds])
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         condition = make_condition(batch)
         return loss_terms(unet, taps, adapters, condition, batch["target"], batch["mask"], random, settings, selective)
 

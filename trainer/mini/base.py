@@ -10,6 +10,7 @@ from genprop_core.files import save_tensors
 from genprop_core.unet import denoise
 
 from .cache import FPS, MOTION_BUCKET, Pairs
+from .precision import autocast
 from .shape import new_unet
 from .stage import EMA, Stage
 
@@ -48,7 +49,7 @@ def _loss(unet, batch, generator, drop_rate=DROPOUT):
     sigma = edm.training_sigmas(count, generator)
     noisy = clean + edm.expand(sigma, clean) * torch.randn(clean.shape, generator=generator)
     drop = torch.rand(count, generator=generator) < drop_rate
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         denoised = denoise(unet, noisy, sigma, make_condition(batch), drop=drop)
     return ((denoised - clean).square() * edm.expand(edm.loss_weight(sigma), clean)).mean()
 

@@ -9,6 +9,7 @@ from genprop_core import conditioning as cond
 from genprop_core.files import load_tensors, save_tensors
 
 from .clips import make_clip
+from .precision import autocast
 from .shape import new_image_encoder
 
 SHARD = 25
@@ -27,7 +28,7 @@ def encode_pair(vae, image_encoder, clip, seed) -> dict[str, torch.Tensor]:
     source, target = clip.source * 2 - 1, clip.target * 2 - 1
     keys = torch.stack([target[0], target[-1], source[0], source[-1]])
     noisy = cond.augment_keyframe(keys, cond.NOISE_AUGMENTATION, seed)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast():
         # a few frames at a time stay in the processor's cache
         parts = torch.cat([source, target, noisy]).to(memory_format=torch.channels_last).split(4)
         z = torch.cat([vae.encode(part).latents.float() for part in parts])

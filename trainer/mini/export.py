@@ -5,8 +5,9 @@ import shutil
 from pathlib import Path
 
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE, SAMPLE
-from genprop_core.files import load_tensors
-from genprop_core.mini import save_mini
+from genprop_core.errors import GenPropError
+from genprop_core.files import load_tensors, save_tensors
+from genprop_core.mini import read_mini, save_mini
 from genprop_core.video_io import write_image, write_video
 
 from .cache import load_vae
@@ -25,6 +26,17 @@ def export_base(folder, path=MINI_BASE):
     unet.load_state_dict(load_tensors(folder / "base.safetensors")[0])
     provenance = {"stages": {name: read_log(folder, name)[-1] for name in ("vae", "base")}}
     save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": new_image_encoder()}, provenance)
+
+
+def unpack(folder, path=MINI_BASE):
+    """The shipped base as vae.safetensors and base.safetensors of a work folder, to train new adapters for it."""
+    states, _ = read_mini(path)
+    parts = {Path(folder) / "vae.safetensors": "vae", Path(folder) / "base.safetensors": "unet"}
+    for file in parts:
+        if file.exists():
+            raise GenPropError(f"Expected a work folder without {file.name}, but {file} exists. Choose another --work.")
+    for file, part in parts.items():
+        save_tensors(file, {k: v.float() for k, v in states[part].items()}, {"stage": file.stem})
 
 
 def export_sample(folder=SAMPLE, seed=SAMPLE_SEED):

@@ -11,6 +11,7 @@ from diffusers import AutoencoderTiny
 from genprop_core.files import save_tensors
 
 from .clips import FIRST_HELD_OUT_SEED, make_clip
+from .precision import autocast
 from .stage import EMA, Stage
 
 PEAK_RATE = 1e-3
@@ -87,7 +88,7 @@ def train(folder, minutes, seed=0):
             frames = frames.flip(-1)
         frames = frames.to(memory_format=torch.channels_last)
         rate = stage.learning_rate(PEAK_RATE)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast():
             z = vae.encode(frames, return_dict=False)[0].float()
             out = vae.decode(z + LATENT_NOISE * torch.randn(z.shape, generator=g), return_dict=False)[0].float()
         error = F.mse_loss(out, frames)
