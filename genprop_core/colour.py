@@ -8,6 +8,8 @@ How it is meant to be called: once per window, on the decoded frames at the work
 before anything is composited: `frames = match(frames, source, mask)`, with the window's own soft mask at any size.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -15,7 +17,9 @@ from .errors import GenPropError
 
 CELL = 8  # pixels a side of the patches whose means are compared: one latent
 ROUNDS = 8  # of reweighting; more changes nothing
-KINDS = ("offset", "gain", "smooth")
+KINDS = ("offset", "gain", "smooth", "local")
+REACHES = (16.0, 8.0, 4.0, 2.0)  # in patches: how far around a place "local" looks, from coarse to fine
+SURE = 0.5  # weight of patches in reach from which on a reach counts half
 STIFFNESS = 1e-4  # pull of every term but the shift towards 0: what the colours there do not show is not made up
 
 
@@ -23,9 +27,11 @@ def match(frames: torch.Tensor, source: torch.Tensor, mask: torch.Tensor | None,
     """frames and source float [T,3,H,W] in [0,1], soft mask [T,1,h,w] of any size or None -> float [T,3,H,W] in [0,1].
 
     kind: "offset", one shift a channel for the whole window; "gain", a factor and a shift a channel; "smooth", a shift
-    that varies over the picture as a quadratic surface, the same for every frame. One correction for the window, so
-    that nothing flickers. What fits badly (a mask that misses its shadow, a wrong limb) hardly counts: least squares,
-    reweighted by the weight of Geman and McClure from the median shift on. Identical frames, and a mask that leaves
+    that varies over the picture as a quadratic surface, the same for every frame: one correction for the window, so
+    that nothing flickers. "local": a shift per frame and place, from the patches around it, carried on into the mask
+    from its rim, so that what is made there stays in the light of what surrounds it. What fits badly (a mask that
+    misses its shadow, a wrong limb) hardly counts: least squares, reweighted by the weight of Geman and McClure from
+    the median shift on. Identical frames, and a mask that leaves
     nothing outside, come back unchanged to the last bit. Raises GenPropError for unequal shapes and another kind.
     """
     if kind not in KINDS:
@@ -39,6 +45,9 @@ def match(frames: torch.Tensor, source: torch.Tensor, mask: torch.Tensor | None,
     made, true = _cells(frames), _cells(source)
     if not outside.any() or torch.equal(made * outside, true * outside):
         return frames
+    if kind == "local":
+        field = _field((true - made) * outside, outside.float())
+        return torch.clamp(frames + F.interpolate(field, frames.shape[-2:], mode="bilinear"), 0, 1)
     terms = _terms(made, kind).permute(1, 2, 0, 3, 4)[:, :, outside[:, 0]].double()  # [3,K,N]
     shift = (true - made).movedim(1, 0)[:, outside[:, 0]].double()  # [3,N]
     factors = _fit(terms, shift).float()
@@ -60,6 +69,38 @@ def _outside(mask, frames) -> torch.Tensor:
     mask = F.interpolate(mask.float(), frames.shape[-2:], mode="bilinear").expand(len(frames), -1, -1, -1)
     grown = F.max_pool2d(F.max_pool2d(mask, CELL, ceil_mode=True), 3, stride=1, padding=1)
     return (grown <= 0.5).to(frames.device)
+
+
+def _field(shift: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """shift [T,3,h,w] where weight [T,1,h,w] is 1 -> the smooth shift [T,3,h,w] of every patch.
+
+    Weighted means over smaller and smaller surroundings, each of what the larger ones left; where a surrounding holds
+    no patch that counts, what the larger ones found stays (the pull and push of Gortler et al. 1996).
+    """
+    total = weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
+    field = torch.zeros_like(shift)
+    for reach in (None, *REACHES):
+        error = shift - field
+        size = error.abs().mean(1, keepdim=True)
+        middle = torch.stack([s[w > 0].median() if (w > 0).any() else s.new_zeros(()) for s, w in zip(size, weight)])
+        scale = (3 * middle.view(-1, 1, 1, 1)).clamp(min=1 / 255)
+        sure = weight * (1 + (size / scale).square()).pow(-2)
+        if reach is None:
+            field = field + (error * sure).sum((2, 3), keepdim=True) / sure.sum((2, 3), keepdim=True).clamp(min=1e-6)
+            field = torch.where(total > 1e-6, field, torch.zeros_like(field))
+        else:
+            near = _blur(sure, reach)
+            field = field + _blur(error * sure, reach) / (near + SURE)
+    return field
+
+
+def _blur(x: torch.Tensor, reach: float) -> torch.Tensor:
+    """Sum over the surroundings, weighted by a Gaussian of standard deviation `reach` whose peak is 1."""
+    steps = torch.arange(-math.ceil(3 * reach), math.ceil(3 * reach) + 1, dtype=x.dtype, device=x.device)
+    kernel = torch.exp(-0.5 * (steps / reach).square())
+    half, channels = len(steps) // 2, x.shape[1]
+    x = F.conv2d(x, kernel.view(1, 1, 1, -1).expand(channels, -1, -1, -1), padding=(0, half), groups=channels)
+    return F.conv2d(x, kernel.view(1, 1, -1, 1).expand(channels, -1, -1, -1), padding=(half, 0), groups=channels)
 
 
 def _terms(frames: torch.Tensor, kind: str) -> torch.Tensor:

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .compositing import alpha, composite
-from .confidence import MARGIN, change_outside, confidence, sureness
+from .anchor import anchored
+from .compositing import alpha
+from .confidence import change_outside, confidence, sureness
 from .frames import as_bytes, as_float
 from .window_model import WindowModel
 from .windows import Run, plan_windows
@@ -140,7 +141,7 @@ class Chain:
         mask = self.view.mask([index], made.mask[place][None] if made.has_mask else None)
         if mask is None or not self.anchor:
             return frame[0]
-        return composite(self.view.frames([index]), frame, mask, MARGIN, MARGIN)[0]
+        return anchored(frame, self.view.frames([index]), mask)[0]
 
     def _make(self, part, source, keyframe, first: bool):
         """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""

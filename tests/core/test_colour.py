@@ -82,5 +82,5 @@ def test_bad_input_is_refused():
     source, mask, truth = scene()
     with pytest.raises(GenPropError, match=r"one shape \[T,3,H,W\], got \[4, 3, 128, 136\] and \[3, 3, 128, 136\]"):
         match(truth, source[:3], mask)
-    with pytest.raises(GenPropError, match="offset, gain, smooth as the colour match, got 'none'"):
+    with pytest.raises(GenPropError, match="offset, gain, smooth, local as the colour match, got 'none'"):
         match(truth, source, mask, "none")
