@@ -21,7 +21,9 @@ def _propagate_arguments(parser):
         "may be given several times",
     )
     io.add_argument(
-        "--out", type=Path, help="folder for result.mp4, mask.mp4, comparison.png, confidence.png and metrics.json"
+        "--out",
+        type=Path,
+        help="folder for result.mp4, mask.mp4, overlay.mp4, comparison.png, confidence.png and metrics.json",
     )
     io.add_argument(
         "--manifest",

@@ -169,6 +169,8 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])
+        if masks is not None:
+            masks[start:stop] = 0  # whatever the user's mask says: nothing was replaced there
     return ClipResult(
         out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, left, made.frames,
         made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),

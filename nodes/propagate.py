@@ -12,6 +12,7 @@ from ..genprop_core.config import TASKS
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
 from ..genprop_core.long_clip import ClipSettings, propagate_clip
+from ..genprop_core.overlay_picture import overlay_picture
 from .clips import NO_IMAGE, NO_VIDEO, Clip
 from .encoding import channels_first, working_size
 from .passes import Sampling
@@ -128,6 +129,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Float.Output("confidence", display_name="confidence", is_output_list=True,
                                 tooltip="Per frame, from 0 to 1: how far the result can be trusted."),
                 io.Image.Output("plot", display_name="plot", tooltip="Confidence over time, with what to edit again."),
+                io.Image.Output("overlay", display_name="overlay",
+                                tooltip="Frames of the source with the region that is replaced, after grow and "
+                                        "feather, tinted."),
             ],
         )  # fmt: skip
 
@@ -164,7 +168,9 @@ class GenPropPropagate(io.ComfyNode):
                 frames = composite(clip.frames, frames, made.mask, grow, feather)
             image = frames.movedim(1, -1)
         plot = as_float(confidence_picture(made, keyframes))[None]
-        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist(), plot)
+        overlay = as_float(overlay_picture(clip.frames, made.mask, grow, feather, next(iter(keyframes))))[None]
+        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist(), plot,
+                             overlay)  # fmt: skip
 
 
 def report(made) -> str:

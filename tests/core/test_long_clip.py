@@ -167,6 +167,8 @@ def test_no_window_crosses_a_cut_and_shots_without_a_keyframe_are_told():
     assert torch.equal(result.frames[12:23], frames[12:23]) and result.mask[12:23].max() == 0
     assert "frames 12-22 are a shot without a keyframe and stay as they are" in result.notes()[0]
     assert all(not (a < cut <= b or b < cut <= a) for a, b in result.windows for cut in (12, 23))
+    told = propagate_clip(StandIn(), frames, {3: edited(frames, 3)}, mask=torch.ones(1, SIZE, SIZE))
+    assert told.mask[:12].min() == 255 and told.mask[12:].max() == 0, "nothing is replaced where nothing is made"
     whole = propagate_clip(StandIn(), frames, {0: edited(frames)}, ClipSettings(find_shots=False))
     assert whole.shots == [(0, 36)] and whole.untouched == []
 

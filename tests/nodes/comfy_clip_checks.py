@@ -25,13 +25,15 @@ def keyframes(pack, *indices, source=None):
 
 
 def propagate(pack, model=None, source=None, given=None, **changes):
-    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot is checked here."""
+    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot and overlay are checked here."""
     parts = {**c.mini(pack), "model": model or c.mini(pack)["model"]}
     source = long_source(pack) if source is None else source
     values = {"source": source, "keyframes": given or keyframes(pack, 0), "seed": c.SEED, "steps": c.STEPS,
               "window": WINDOW, "overlap": OVERLAP, "find_shots": False, **changes}  # fmt: skip
-    *made, plot = pack.run("GenPropPropagate", **parts, **values)
-    assert plot.ndim == 4 and plot.shape[3] == 3 and plot.max() <= 1 and plot.std() > 0.01
+    *made, plot, overlay = pack.run("GenPropPropagate", **parts, **values)
+    for picture in (plot, overlay):
+        assert picture.ndim == 4 and len(picture) == 1 and picture.shape[3] == 3
+        assert picture.max() <= 1 and picture.std() > 0.01
     return made
 
 
@@ -106,6 +108,22 @@ def check_propagate_keeps_the_background(pack):
     assert torch.equal(image[:, 38:62, 38:62], plain[:, 38:62, 38:62])
     joined = propagate(pack, mask_mode="join", **given)[2]
     assert (joined >= used - 1e-6).all()
+
+
+def check_propagate_shows_what_it_replaces(pack):
+    """The overlay's tint grows with `grow`, and is on the source, not on the result."""
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 40:60, 40:60] = 1
+
+    def tinted(grow):
+        given = {"source": long_source(pack)[:2] * 0 + 0.5, "keyframes": keyframes(pack, 0), "mask": mask}
+        values = {"steps": 1, "seed": c.SEED, "find_shots": False, "grow": grow, "feather": 0}
+        *_, overlay = pack.run("GenPropPropagate", **c.mini(pack), **given, **values)
+        red = overlay[0, ..., 0] - overlay[0, ..., 1] > 0.1
+        grey = ((overlay[0] - 0.5).abs().amax(-1) < 0.02).sum()
+        return red.sum() / (red.sum() + grey)
+
+    assert abs(tinted(0) - (20 / 128) ** 2) < 0.004 and abs(tinted(10) - (40 / 128) ** 2) < 0.006
 
 
 def _write_with_audio(path, frames):
