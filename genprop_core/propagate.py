@@ -16,6 +16,7 @@ from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
 from .result_files import write_result
 from .sampler import SamplerSettings
+from .video_io import timing_notes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -134,6 +135,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
+    notes = timing_notes(files.video.fps, files.video.uneven) + result.notes()
     metrics |= {
         "windows": len(result.windows),
         "shots": result.shots,
@@ -141,12 +143,13 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         "confidence": [round(v, 4) for v in result.confidence.tolist()],
         "change_outside": [round(v, 3) for v in result.change_outside.tolist()],
         "re_edit": [list(stretch) for stretch in result.doubtful],
-        "notes": result.notes(),
+        "uneven_timing": files.video.uneven,
+        "notes": notes,
         "settings": json.loads(json.dumps(vars(arguments), default=str)),
         **(facts or {}),
     }
     write_result(out, files, result, settings.clip, metrics)
-    for note in result.notes():
+    for note in notes:
         say(note)
     say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")
 

@@ -13,6 +13,7 @@ from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
 from ..genprop_core.long_clip import ClipSettings, propagate_clip
 from ..genprop_core.overlay_picture import overlay_picture
+from ..genprop_core.video_io import timing_notes
 from .clips import NO_IMAGE, NO_VIDEO, Clip
 from .encoding import channels_first, working_size
 from .passes import Sampling
@@ -169,13 +170,14 @@ class GenPropPropagate(io.ComfyNode):
             image = frames.movedim(1, -1)
         plot = as_float(confidence_picture(made, keyframes))[None]
         overlay = as_float(overlay_picture(clip.frames, made.mask, grow, feather, next(iter(keyframes))))[None]
-        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist(), plot,
-                             overlay)  # fmt: skip
+        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made, clip), made.confidence.tolist(),
+                             plot, overlay)  # fmt: skip
 
 
-def report(made) -> str:
-    """What was made, for people: one line each for the whole, for the shots, and for what should be done."""
+def report(made, clip: Clip) -> str:
+    """What was made, for people: one line each for the whole, for the shots, the timing, and what should be done."""
     lines = [f"{len(made.frames)} frames in {len(made.windows)} windows"]
     if len(made.shots) > 1:
         lines.append("shots: " + ", ".join(f"{start}-{stop - 1}" for start, stop in made.shots))
+    lines += timing_notes(clip.fps, clip.uneven)
     return "\n".join(lines + (made.notes() or ["no frame needs another edit"]))

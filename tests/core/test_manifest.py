@@ -8,30 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stand_in import SIZE, StandIn, clip, edited
+from stand_in import StandInPipeline, clip, edited
 
 from genprop_core import cli, manifest, propagate
 from genprop_core.errors import GenPropError
-from genprop_core.long_clip import propagate_clip
 from genprop_core.video_io import read_video, write_image, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class StandInPipeline:
-    """GenProp's side that the command uses, with a stand-in for its model."""
-
-    file = SimpleNamespace(digest="0123456789abcdef")
-
-    def __init__(self):
-        self.seeds = []
-
-    def working_size(self, height, width, settings):
-        return SIZE, SIZE
-
-    def propagate_clip(self, frames, keyframes, settings, mask=None, progress=None):
-        self.seeds.append(settings.seed)
-        return propagate_clip(StandIn(), frames, keyframes, settings.clip, mask, progress)
 
 
 @pytest.fixture

@@ -126,15 +126,17 @@ def check_propagate_shows_what_it_replaces(pack):
     assert abs(tinted(0) - (20 / 128) ** 2) < 0.004 and abs(tinted(10) - (40 / 128) ** 2) < 0.006
 
 
-def _write_with_audio(path, frames):
-    """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it."""
+def _write_with_audio(path, frames, late=0):
+    """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it; from the fourth frame on `late`."""
     import av
 
     with av.open(str(path), "w") as output:
         stream, sound = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=48000, layout="mono")
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames.numpy():
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        for index, image in enumerate(frames.numpy()):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = index + late * (index > 3), Fraction(1, 12)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
         tone = np.sin(np.arange(40960, dtype=np.float32) / 20)[None]
         frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
@@ -158,7 +160,8 @@ def check_propagate_of_a_video(pack):
     path = pack.folder / "with_audio.mp4"
     _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
     given = {"given": keyframes(pack, 0), "steps": 1, "window": 25}
-    image, video, mask, _, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
+    image, video, mask, report, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
+    assert "unequal" not in report
     assert isinstance(image, ExecutionBlocker) and "VIDEO output" in image.message and mask.shape == (8, 128, 128)
     assert facts(video.get_stream_source()) == facts(str(path)) and facts(str(path))[0] == 12
     parts = InputImpl.VideoFromFile(str(path)).get_components()
@@ -169,6 +172,15 @@ def check_propagate_of_a_video(pack):
     assert difference < 0.03  # once through H.264
     blocked = propagate(pack, source=long_source(pack), **given)[1]
     assert isinstance(blocked, ExecutionBlocker) and "IMAGE output" in blocked.message
+
+
+def check_propagate_tells_of_uneven_timing(pack):
+    from comfy_api.latest import InputImpl
+
+    path = pack.folder / "uneven.mp4"
+    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8), late=6)
+    report = propagate(pack, source=InputImpl.VideoFromFile(str(path)), given=keyframes(pack, 0), steps=1)[3]
+    assert "frames are shown for unequal times" in report, report
 
 
 def check_propagate_keeps_size(pack):
