@@ -83,6 +83,15 @@ def _clip_arguments(parser):
     )
     clip.add_argument("--grow", type=int, default=4, help="pixels to grow the mask by (default: %(default)s)")
     clip.add_argument("--feather", type=int, default=4, help="pixels over which it then fades (default: %(default)s)")
+    clip.add_argument(
+        "--lossless",
+        nargs="?",
+        choices=SWITCH,
+        const="on",
+        default="off",
+        help="write result.mp4 and mask.mp4 without loss, to compare or to work on: large files that few players show "
+        "(default: %(default)s)",
+    )
     clip.add_argument("--mask", type=Path, help="your own mask, white where the edit is: an image, a video or a folder")
     clip.add_argument(
         "--mask-mode",

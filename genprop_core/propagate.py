@@ -148,7 +148,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         "settings": json.loads(json.dumps(vars(arguments), default=str)),
         **(facts or {}),
     }
-    write_result(out, files, result, settings.clip, metrics)
+    write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
     for note in notes:
         say(note)
     say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")

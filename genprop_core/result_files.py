@@ -16,14 +16,17 @@ from .report import comparison
 from .video_io import write_video
 
 
-def write_result(out: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, metrics: dict) -> None:
+def write_result(
+    out: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, metrics: dict, lossless: bool = False
+) -> None:
     """result.mp4, comparison.png, confidence.png, metrics.json; with a mask also mask.mp4 and overlay.mp4.
 
+    lossless: of result.mp4 and mask.mp4, so that what is outside the mask can be compared with the source.
     Makes every file in a hidden folder beside the others, then moves them in: old output stays until then.
     """
     staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
     try:
-        _videos(staging, files, result, clip)
+        _videos(staging, files, result, clip, lossless)
         _pictures(staging, files, result)
         write_json(staging / "metrics.json", metrics)
         for file in sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)):  # it says: finished
@@ -32,14 +35,14 @@ def write_result(out: Path, files: ClipFiles, result: ClipResult, clip: ClipSett
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings) -> None:
+def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> None:
     """Frame by frame, so that they need no memory beside the frames that are there."""
-    video = files.video
-    write_video(folder / "result.mp4", result.frames.movedim(1, -1), video.fps, audio_from=video.audio_path)
+    video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
+    write_video(folder / "result.mp4", pictures, video.fps, audio_from=video.audio_path, lossless=lossless)
     if result.mask is None:
         return
     grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
-    write_video(folder / "mask.mp4", grey, video.fps)
+    write_video(folder / "mask.mp4", grey, video.fps, lossless=lossless)
     shown = (
         overlay(frame[None], mask[None], clip.grow, clip.feather)[0].movedim(0, -1)
         for frame, mask in zip(files.frames, result.mask)

@@ -9,6 +9,7 @@ import pytest
 from stand_in import StandInPipeline, clip, edited
 
 from genprop_core import cli, propagate
+from genprop_core.compositing import alpha
 from genprop_core.video_io import read_video, write_image
 
 
@@ -54,3 +55,21 @@ def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
 def test_without_a_mask_there_is_neither_mask_nor_overlay(run, tmp_path):
     out, _ = run(write_source(tmp_path / "source.mkv"), mask=False)
     assert sorted(p.name for p in out.iterdir()) == ["comparison.png", "confidence.png", "metrics.json", "result.mp4"]
+
+
+def test_a_lossless_result_is_the_sources_own_outside_the_mask(run, tmp_path):
+    source = read_video(write_source(tmp_path / "source.mkv")).frames.movedim(-1, 1)
+
+    def outside(*options):
+        """(largest difference to the source outside the feathered mask, by the files; share that is outside)."""
+        out, _ = run(tmp_path / "source.mkv", "--grow", 2, "--feather", 3, *options, drift=0.05)
+        result, mask = (read_video(out / name).frames.movedim(-1, 1) for name in ("result.mp4", "mask.mp4"))
+        far = (alpha(mask[:, :1], 2, 3) == 0).expand_as(source)
+        difference = (result.int() - source.int()).abs()
+        assert difference[~far].float().mean() > 20, "and inside the edit is there"
+        return int(difference[far].max()), float(far.float().mean())
+
+    largest, share = outside("--lossless")
+    assert largest == 0 and 0.3 < share < 0.95, "there is a mask, and it is not all of the frame"
+    assert outside("--lossless", "on", "--composite", "off")[0] > 5, "the model alone would change it"
+    assert outside("--lossless", "off")[0] > 0, "and so does H.264"
