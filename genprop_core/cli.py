@@ -84,6 +84,13 @@ def _clip_arguments(parser):
     clip.add_argument("--grow", type=int, default=4, help="pixels to grow the mask by (default: %(default)s)")
     clip.add_argument("--feather", type=int, default=4, help="pixels over which it then fades (default: %(default)s)")
     clip.add_argument(
+        "--inner-keyframes",
+        choices=SWITCH,
+        default="off",
+        help="a window that holds several keyframes shows each frame the nearest; for adapters trained with "
+        "--keyframes_max above 1 (default: %(default)s)",
+    )
+    clip.add_argument(
         "--lossless",
         nargs="?",
         choices=SWITCH,

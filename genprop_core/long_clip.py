@@ -37,7 +37,8 @@ class ClipSettings:
     mask_mode: a given mask "replace"s the predicted one or "join"s it. second_pass: "off", or how the region found in
     a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match`
     for windows after the first. refine: whether the mask follows the picture's edges at full size. crop: "auto" works
-    on the region around the edit where that is small, "off" on whole frames.
+    on the region around the edit where that is small, "off" on whole frames. inner_keyframes: whether a window that
+    holds more keyframes than its first shows each frame the nearest, for adapters that were trained so.
     """
 
     window: int | None = None
@@ -54,6 +55,7 @@ class ClipSettings:
     colour: str = "offset"
     refine: bool = False
     crop: str = "off"
+    inner_keyframes: bool = False
 
 
 @dataclass
@@ -111,6 +113,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.anchor,
         None if settings.colour == "off" else partial(colour.match, kind=settings.colour),
         None if settings.second_pass == "off" else partial(hide, how=settings.second_pass),
+        keyframes if settings.inner_keyframes else {},
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
     chain.counter.ahead = sum(chain.count(run) for run in runs)

@@ -52,6 +52,7 @@ def clip_settings_of(arguments) -> ClipSettings:
         colour=arguments.colour_match,
         refine=arguments.refine == "on",
         crop=arguments.crop,
+        inner_keyframes=arguments.inner_keyframes == "on",
     )
 
 

@@ -27,9 +27,9 @@ class StandIn:
                 progress(step, 2)
         red = red_mask(source)
         # the edit is carried over as the colour that the keyframe has where the object was
-        fill = (keyframe * red[0]).sum((1, 2)) / red[0].sum().clamp(min=1)
+        fill = (keyframe.expand(len(source), -1, -1, -1) * red[0]).sum((2, 3)) / red[0].sum().clamp(min=1)  # [T,3]
         lift = self.drift * torch.arange(len(source)).view(-1, 1, 1, 1)
-        made = ((source + lift) * (1 - red) + fill.view(1, 3, 1, 1) * red).clamp(0, 1)
+        made = ((source + lift) * (1 - red) + fill.view(-1, 3, 1, 1) * red).clamp(0, 1)
         small = torch.nn.functional.avg_pool2d(red, 8)
         return made, small * torch.tensor(self.sure[: len(source)]).view(-1, 1, 1, 1) if self.mask else None
 

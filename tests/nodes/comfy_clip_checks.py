@@ -77,6 +77,18 @@ def check_propagate_agrees_with_headless(pack):
     assert (out.frames.int() - frames.int()).abs().float().mean() > 0.5  # it did something
 
 
+def check_propagate_shows_the_nearest_keyframe(pack):
+    """Two keyframes in one window: each frame is conditioned on its own, as without ComfyUI."""
+    source, given = long_source(pack)[:5], keyframes(pack, 0, 4)
+    bright = (4, given[1][1] * 0.5 + 0.5)  # far from the other, so that it shows which one was seen
+    given, options = (given[0], bright), {"steps": 3, "keep_background": False, "colour": "off"}
+    image = propagate(pack, source=source, given=given, inner_keyframes=True, **options)[0]
+    plain = propagate(pack, source=source, given=given, **options)[0]
+    out = headless(pack, as_bytes(source), given, 3, inner_keyframes=True, colour="off")
+    assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (image - plain).abs().mean() > 1e-3
+
+
 def check_propagate_options_reach_the_engine(pack):
     """Each setting of the node is the engine's own, with the same effect as without ComfyUI."""
     source, given = long_source(pack)[:5], keyframes(pack, 0)
