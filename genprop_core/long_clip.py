@@ -15,6 +15,7 @@ import torch
 from . import colour
 from .clip_finish import finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
+from .clip_progress import Counter, Halves
 from .clip_region import find_region
 from .compositing import FEATHER, GROW
 from .conditioning import hide
@@ -22,7 +23,7 @@ from .confidence import advice, doubtful_ranges
 from .fit import Fit, plan_fit
 from .frames import as_bytes
 from .shots import find_shots
-from .window_chain import Chain, Counter, Made, blended
+from .window_chain import Chain, Made, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs
 
@@ -154,12 +155,15 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     """
     settings = settings or ClipSettings()
     view, keyframes, shots = checked(model, frames, keyframes, settings, mask)
-    region, made = None, None
+    region, made, halves = None, None, Halves(progress)
     if settings.crop == "auto":
-        first = partial(make, model, view, keyframes, shots, settings, _part(progress, 0, 2))
-        region, made = find_region(view, keyframes, first)
+        region, made = find_region(
+            view, keyframes, partial(make, model, view, keyframes, shots, settings, halves.first)
+        )
+    if region is None and made is not None:
+        halves.leave_out_second()
     if region is not None:
-        progress = progress if made is None else _part(progress, 1, 2)
+        progress = progress if made is None else halves.second
         inner = plan_fit(*region.size, model.size_multiple, view.fit.size)
         given = view.given
         if given is not None:
@@ -178,10 +182,3 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
         out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, left, made.frames,
         made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),
     )  # fmt: skip
-
-
-def _part(progress, part: int, parts: int):
-    """progress of one of several equal parts of the work."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(part * total + done, parts * total)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from .clip_progress import Counter
 from .compositing import alpha, composite
 from .conditioning import nearest
 from .confidence import MARGIN, change_outside, confidence, sureness
@@ -47,28 +48,6 @@ class Made:
             there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
         frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
         self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame
-
-
-class Counter:
-    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink.
-
-    ahead: windows of the runs that are to come.
-    """
-
-    def __init__(self, progress, passes: int):
-        self.progress, self.passes, self.ahead, self.left, self.done = progress, passes, 0, 0, 0
-
-    def window(self, left: int) -> None:
-        """A window begins, and with it there are `left` in this run."""
-        self.left = left
-
-    def step(self):
-        """The callback of one pass over one window."""
-        done, self.done = self.done, self.done + 1
-        if self.progress is None:
-            return None
-        total = (done // self.passes + self.left + self.ahead) * self.passes
-        return lambda s, n: self.progress(done * n + s, total * n)
 
 
 @dataclass

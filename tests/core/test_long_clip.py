@@ -360,6 +360,29 @@ def test_progress_counts_up_to_its_total():
     assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
 
 
+@pytest.mark.parametrize("small", [True, False])
+def test_progress_ends_at_its_total_whether_or_not_there_is_a_region(small):
+    frames, seen = clip(20, 256, 256, moves=0), []
+
+    class SureOfAll(StandIn):
+        """Its mask is the whole frame, so that what seemed a small edit turns out to be a large one."""
+
+        def run(self, source, keyframe, **given):
+            made, mask = super().run(source, keyframe, **given)
+            return made, mask if small else torch.ones_like(mask)
+
+    settings = ClipSettings(crop="auto", size=(128, 128), find_shots=False)
+    result = propagate_clip(SureOfAll(), frames, {0: edited(frames)}, settings,
+                            progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    assert (result.region is not None) == small, "both ways begin with a first pass over the whole frames"
+    steps = 2 * len(result.windows)
+    assert seen[:steps] == [(done, 2 * steps) for done in range(1, steps + 1)]
+    if small:
+        assert seen[steps:] == [(done, 2 * steps) for done in range(steps + 1, 2 * steps + 1)]
+    else:
+        assert seen[steps:] == [(steps, steps)]
+
+
 def test_a_model_without_a_mask_still_carries_on():
     frames = clip(20)
     result = propagate_clip(StandIn(mask=False), frames, {0: edited(frames)}, ClipSettings(composite=True))
