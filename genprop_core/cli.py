@@ -21,7 +21,9 @@ def _propagate_arguments(parser):
         "may be given several times",
     )
     io.add_argument(
-        "--out", type=Path, help="folder for result.mp4, mask.mp4, comparison.png, confidence.png and metrics.json"
+        "--out",
+        type=Path,
+        help="folder for result.mp4, mask.mp4, overlay.mp4, comparison.png, confidence.png and metrics.json",
     )
     io.add_argument(
         "--manifest",
@@ -87,6 +89,22 @@ def _clip_arguments(parser):
     )
     clip.add_argument("--grow", type=int, default=4, help="pixels to grow the mask by (default: %(default)s)")
     clip.add_argument("--feather", type=int, default=4, help="pixels over which it then fades (default: %(default)s)")
+    clip.add_argument(
+        "--inner-keyframes",
+        choices=SWITCH,
+        default="off",
+        help="a window that holds several keyframes shows each frame the nearest; for adapters trained with "
+        "--keyframes_max above 1 (default: %(default)s)",
+    )
+    clip.add_argument(
+        "--lossless",
+        nargs="?",
+        choices=SWITCH,
+        const="on",
+        default="off",
+        help="write result.mp4 and mask.mp4 without loss, to compare or to work on: large files that few players show "
+        "(default: %(default)s)",
+    )
     clip.add_argument("--mask", type=Path, help="your own mask, white where the edit is: an image, a video or a folder")
     clip.add_argument(
         "--mask-mode",

@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 import torch.nn.functional as F
 
+from .errors import GenPropError
+
 SCALING = 0.18215  # of SVD's latents; AutoencoderTiny's latents carry it already
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -123,6 +125,27 @@ class Condition:
 def repeat_over_frames(latents: torch.Tensor, num_frames: int) -> torch.Tensor:
     """[B,4,h,w] -> [B,T,4,h,w], the same picture for every frame."""
     return latents[:, None].expand(-1, num_frames, -1, -1, -1)
+
+
+def nearest(num_frames: int, keyframes) -> torch.Tensor:
+    """[T] for every frame the index of the keyframe nearest to it; of two, the earlier. In training and use alike."""
+    keys = torch.tensor(keyframes)
+    return keys[(torch.arange(num_frames)[:, None] - keys[None]).abs().argmin(dim=1)]
+
+
+def distinct(keyframe: torch.Tensor, num_frames: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A window's keyframe [3,H,W], or [T,3,H,W] with the one of each frame -> (pictures [K,3,H,W], indices [T]).
+
+    pictures[indices] is the one of each frame; frames in a row that share one have it once, so that it is encoded once.
+    Raises GenPropError where the keyframes are neither one nor one per frame.
+    """
+    if keyframe.ndim == 3:
+        return keyframe[None], torch.zeros(num_frames, dtype=torch.long)
+    if len(keyframe) != num_frames:
+        raise GenPropError(f"Expected one keyframe, or one for each of {num_frames} frames, got {len(keyframe)}.")
+    other = torch.tensor([bool((a != b).any()) for a, b in zip(keyframe, keyframe[1:])], dtype=torch.bool)
+    new = torch.cat([torch.ones(1, dtype=torch.bool), other])
+    return keyframe[new], new.long().cumsum(0) - 1
 
 
 def gaussian_blur(x: torch.Tensor, sigma: float) -> torch.Tensor:

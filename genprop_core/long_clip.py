@@ -15,6 +15,7 @@ import torch
 from . import colour
 from .clip_finish import finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
+from .clip_progress import Counter, Halves
 from .clip_region import find_region
 from .compositing import FEATHER, GROW
 from .conditioning import hide
@@ -22,7 +23,7 @@ from .confidence import advice, doubtful_ranges
 from .fit import Fit, plan_fit
 from .frames import as_bytes
 from .shots import find_shots
-from .window_chain import Chain, Counter, Made, blended
+from .window_chain import Chain, Made, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs
 
@@ -37,7 +38,8 @@ class ClipSettings:
     mask_mode: a given mask "replace"s the predicted one or "join"s it. second_pass: "off", or how the region found in
     a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match`
     for windows after the first. refine: whether the mask follows the picture's edges at full size. crop: "auto" works
-    on the region around the edit where that is small, "off" on whole frames.
+    on the region around the edit where that is small, "off" on whole frames. inner_keyframes: whether a window that
+    holds more keyframes than its first shows each frame the nearest, for adapters that were trained so.
     """
 
     window: int | None = None
@@ -54,6 +56,7 @@ class ClipSettings:
     colour: str = "offset"
     refine: bool = False
     crop: str = "off"
+    inner_keyframes: bool = False
 
 
 @dataclass
@@ -111,6 +114,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.anchor,
         None if settings.colour == "off" else partial(colour.match, kind=settings.colour),
         None if settings.second_pass == "off" else partial(hide, how=settings.second_pass),
+        keyframes if settings.inner_keyframes else {},
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
     chain.counter.ahead = sum(chain.count(run) for run in runs)
@@ -151,12 +155,15 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     """
     settings = settings or ClipSettings()
     view, keyframes, shots = checked(model, frames, keyframes, settings, mask)
-    region, made = None, None
+    region, made, halves = None, None, Halves(progress)
     if settings.crop == "auto":
-        first = partial(make, model, view, keyframes, shots, settings, _part(progress, 0, 2))
-        region, made = find_region(view, keyframes, first)
+        region, made = find_region(
+            view, keyframes, partial(make, model, view, keyframes, shots, settings, halves.first)
+        )
+    if region is None and made is not None:
+        halves.leave_out_second()
     if region is not None:
-        progress = progress if made is None else _part(progress, 1, 2)
+        progress = progress if made is None else halves.second
         inner = plan_fit(*region.size, model.size_multiple, view.fit.size)
         given = view.given
         if given is not None:
@@ -169,14 +176,9 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])
+        if masks is not None:
+            masks[start:stop] = 0  # whatever the user's mask says: nothing was replaced there
     return ClipResult(
         out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, left, made.frames,
         made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),
     )  # fmt: skip
-
-
-def _part(progress, part: int, parts: int):
-    """progress of one of several equal parts of the work."""
-    if progress is None:
-        return None
-    return lambda done, total: progress(part * total + done, parts * total)

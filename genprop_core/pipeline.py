@@ -124,17 +124,20 @@ class GenProp:
         return nearest_size(height / width, defaults.width * defaults.height, multiple)
 
     def condition(self, source, keyframe, settings: PropagateSettings, seed: int) -> cond.Condition:
-        """source [T,3,H,W], keyframe [3,H,W], both in [0,1] at the working size -> Condition of batch 1."""
-        frames = source.shape[0]
-        source, keyframe = source * 2 - 1, keyframe[None] * 2 - 1
+        """source [T,3,H,W], keyframe [3,H,W], or [T,3,H,W] with the one of each frame -> Condition of batch 1.
+
+        Both in [0,1] at the working size. The CLIP embedding is the first frame's keyframe's.
+        """
+        keyframe, of_frame = cond.distinct(keyframe, len(source))
+        source, keyframe = source * 2 - 1, keyframe * 2 - 1
         noisy = cond.augment_keyframe(keyframe, settings.noise_augmentation, seed)
         with self.placement.use(self.base.vae):
-            image = cond.repeat_over_frames(cond.encode_frames(self.base.vae, noisy, scaled=False), frames)
+            image = cond.encode_frames(self.base.vae, noisy, scaled=False)[of_frame][None]
             latents = torch.zeros_like(image)  # plain SVD never looks at the source
             if self.adapters is not None:
                 latents = cond.encode_frames(self.base.vae, source, scaled=True)[None]
         with self.placement.use(self.base.image_encoder):
-            clip = cond.clip_embedding(self.base.image_encoder, keyframe)
+            clip = cond.clip_embedding(self.base.image_encoder, keyframe[:1])
         defaults = self.base.defaults
         fps = defaults.fps if settings.fps is None else settings.fps
         bucket = defaults.motion_bucket if settings.motion_bucket is None else settings.motion_bucket

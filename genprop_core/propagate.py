@@ -1,8 +1,6 @@
 """The `propagate` command: files in, `GenProp.propagate`, files out."""
 
 import json
-import os
-import shutil
 import sys
 import tempfile
 import time
@@ -11,17 +9,14 @@ from pathlib import Path
 import torch
 
 from .clip_files import ClipFiles, read_clip
-from .clip_input import at_size
-from .confidence_plot import confidence_plot
 from .errors import GenPropError
 from .evaluation import floor_scores, scores, summary
-from .files import write_json
-from .frames import as_bytes, as_float, resize
+from .frames import as_float, resize
 from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
-from .report import comparison
+from .result_files import write_result
 from .sampler import SamplerSettings
-from .video_io import write_video
+from .video_io import timing_notes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,6 +54,7 @@ def clip_settings_of(arguments) -> ClipSettings:
         colour=arguments.colour_match,
         refine=arguments.refine == "on",
         crop=arguments.crop,
+        inner_keyframes=arguments.inner_keyframes == "on",
     )
 
 
@@ -121,7 +117,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
     """
     frames, out = files.frames, arguments.out
     height, width = model.working_size(*frames.shape[-2:], settings)
-    first, keyframe = next(iter(files.keyframes.items()))
+    keyframe = next(iter(files.keyframes.values()))
     if keyframe.shape[-2:] != frames.shape[-2:]:
         print(f"keyframe {keyframe.shape[2]}x{keyframe.shape[1]} resized to the source's size", file=sys.stderr)
     if (height, width) != tuple(frames.shape[-2:]):
@@ -142,6 +138,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
+    notes = timing_notes(files.video.fps, files.video.uneven) + result.notes()
     metrics |= {
         "windows": len(result.windows),
         "shots": result.shots,
@@ -149,12 +146,13 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         "confidence": [round(v, 4) for v in result.confidence.tolist()],
         "change_outside": [round(v, 3) for v in result.change_outside.tolist()],
         "re_edit": [list(stretch) for stretch in result.doubtful],
-        "notes": result.notes(),
+        "uneven_timing": files.video.uneven,
+        "notes": notes,
         "settings": json.loads(json.dumps(vars(arguments), default=str)),
         **(facts or {}),
     }
-    _write(out, files, result, first, metrics)
-    for note in result.notes():
+    write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
+    for note in notes:
         say(note)
     say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")
 
@@ -172,28 +170,3 @@ def _scored(model, result: ClipResult, files: ClipFiles, settings):
     return [scores(Result(made, result.mask_probability if whole else None, None), target, source, mask)], [
         floor_scores(model, source, target, mask, key, settings, index)
     ]
-
-
-def _write(out: Path, files: ClipFiles, result: ClipResult, index: int, metrics):
-    """Makes every file in a hidden folder beside the others, then moves them in: old output stays until then."""
-    video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
-    key = as_bytes(at_size(files.keyframes[index], files.frames))[0].movedim(0, -1)
-    rows = {"source": video.frames, "keyframe": key, "result": pictures}
-    if result.mask is not None:
-        step = max(1, pictures.shape[1] // 270)  # as fine as a tile of the sheet shows it
-        rows["mask"] = result.mask[:, 0, ::step, ::step]
-    if files.truth is not None:
-        rows["truth"] = as_bytes(files.truth[0]).movedim(1, -1)
-    staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
-    try:
-        write_video(staging / "result.mp4", pictures, video.fps, audio_from=video.audio_path)
-        if result.mask is not None:
-            grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
-            write_video(staging / "mask.mp4", grey, video.fps)
-        comparison(rows, path=staging / "comparison.png", keyframe_index=index)
-        confidence_plot(result, files.keyframes, staging / "confidence.png")
-        write_json(staging / "metrics.json", metrics)
-        for file in sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)):  # it says: finished
-            os.replace(file, out / file.name)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)

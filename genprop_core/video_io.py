@@ -36,11 +36,23 @@ class VideoInfo:
 
 @dataclass
 class Video:
-    """A clip in memory: `frames` uint8 [T,H,W,3]; `audio_path` is the file whose audio belongs to it, or None."""
+    """A clip in memory: `frames` uint8 [T,H,W,3]; `audio_path` is the file whose audio belongs to it, or None; uneven
+    as in `VideoInfo`."""
 
     frames: torch.Tensor
     fps: Fraction
     audio_path: Path | None
+    uneven: bool = False
+
+
+def timing_notes(fps: Fraction, uneven: bool) -> list[str]:
+    """What the user should know of a clip's timing, one line each: nothing where its frames come evenly."""
+    if not uneven:
+        return []
+    return [
+        "the source's frames are shown for unequal times; the result shows each equally long, "
+        f"{float(fps):.5g} a second: its length is the same, its moments may come a little earlier or later"
+    ]
 
 
 def probe(path) -> VideoInfo:
@@ -73,7 +85,7 @@ def read_video(path) -> Video:
     frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
     for there, frame in zip(frames, iter_video(path)):
         there.copy_(frame)
-    return Video(frames, info.fps, path if info.has_audio else None)
+    return Video(frames, info.fps, path if info.has_audio else None, info.uneven)
 
 
 def iter_video(path) -> Iterator[torch.Tensor]:

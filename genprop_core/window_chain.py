@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 import torch
 
 from .anchor import anchored
+from .clip_progress import Counter
 from .compositing import alpha
+from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
 from .frames import as_bytes, as_float
 from .window_model import WindowModel
@@ -49,35 +51,14 @@ class Made:
         self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame
 
 
-class Counter:
-    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink.
-
-    ahead: windows of the runs that are to come.
-    """
-
-    def __init__(self, progress, passes: int):
-        self.progress, self.passes, self.ahead, self.left, self.done = progress, passes, 0, 0, 0
-
-    def window(self, left: int) -> None:
-        """A window begins, and with it there are `left` in this run."""
-        self.left = left
-
-    def step(self):
-        """The callback of one pass over one window."""
-        done, self.done = self.done, self.done + 1
-        if self.progress is None:
-            return None
-        total = (done // self.passes + self.left + self.ahead) * self.passes
-        return lambda s, n: self.progress(done * n + s, total * n)
-
-
 @dataclass
 class Chain:
     """Makes runs. `view` gives pictures and masks at the working size, `noise` a frame's noise.
 
     view.frames(indices) -> [n,3,H,W] in [0,1]; view.mask(indices, predicted [n,1,h,w] or None) -> the mask to use,
     [n,1,H,W], or None where there is none. colour(made, source, mask) -> made with its colours matched, or None.
-    hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass.
+    hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass. keyframes: {frame index:
+    picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     """
 
     model: WindowModel
@@ -89,6 +70,7 @@ class Chain:
     anchor: bool = True
     colour: object = None
     hide: object = None
+    keyframes: dict = field(default_factory=dict)
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
@@ -143,9 +125,19 @@ class Chain:
             return frame[0]
         return anchored(frame, self.view.frames([index]), mask)[0]
 
+    def _nearest(self, part, keyframe: torch.Tensor) -> torch.Tensor:
+        """The window's keyframe [3,H,W]; where there are others in it, the nearest for each of its frames [T,3,H,W]."""
+        shown = {0: keyframe}
+        for position, index in enumerate(part):
+            if index in self.keyframes and index != part[0]:
+                shown[position] = self.view.keyframe(self.keyframes[index])
+        if len(shown) == 1:
+            return keyframe
+        return torch.stack([shown[p] for p in nearest(len(part), list(shown)).tolist()])
+
     def _make(self, part, source, keyframe, first: bool):
         """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""
-        noise = self.noise(part)
+        noise, keyframe = self.noise(part), self._nearest(part, keyframe)
         frames, mask = self.model.run(source, keyframe, noise=noise, progress=self.counter.step())
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:

@@ -31,7 +31,8 @@ class WindowModel(Protocol):
         """The window as (frames [T,3,H,W] in [0,1], mask probability [T,1,H/8,W/8] or None without adapters).
 
         source: [T,3,H,W] in [0,1] at the working size, what the SCE sees: in a second pass the region is hidden in it
-        already. keyframe: [3,H,W] in [0,1], the edited first frame of the window. noise: unit noise [1,T,4,H/8,W/8].
+        already. keyframe: [3,H,W] in [0,1], the edited first frame of the window; with `inner_keyframes`, where the
+        window holds more of them, [T,3,H,W] with the nearest for each frame. noise: unit noise [1,T,4,H/8,W/8].
         progress(step, steps) is called after every sampling step; what it raises stops the window.
         """
         ...

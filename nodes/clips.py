@@ -18,12 +18,14 @@ NO_VIDEO = "The source is an IMAGE, so the result is at the IMAGE output. Use Cr
 @dataclass(frozen=True)
 class Clip:
     """frames [T,3,H,W]: uint8 of a VIDEO, float in [0,1] of an IMAGE. fps is None for an IMAGE; path: the VIDEO's file
-    where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file."""
+    where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file; uneven: as in
+    `video_io.VideoInfo`, known of a whole file alone: what ComfyUI itself decodes has lost its frames' times."""
 
     frames: torch.Tensor
     fps: object = None
     path: Path | None = None
     audio: object = None
+    uneven: bool = False
 
     @classmethod
     def of(cls, source) -> "Clip":
@@ -34,7 +36,7 @@ class Clip:
             path = source.get_stream_source()
             if isinstance(path, str):
                 video = read_video(path)
-                return cls(video.frames.movedim(-1, 1), video.fps, Path(path))
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), uneven=video.uneven)
         parts = source.get_components()
         frames = torch.stack([as_bytes(frame[..., :3]) for frame in parts.images])
         return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)

@@ -60,4 +60,4 @@ class GenPropEncodeCondition(io.ComfyNode):
             frames = encoding.hide(frames, encoding.fit_mask(mask, len(frames), height, width), hide)
         told = Told(fps, motion_bucket, noise_augmentation)
         plan = encoding.passes(len(frames), keyframe_index)
-        return io.NodeOutput(encoding.encode(adapters, clip_vision, vae, frames, key, plan, told, task, noise_seed))
+        return io.NodeOutput(encoding.encode(adapters, clip_vision, vae, frames, key[0], plan, told, task, noise_seed))

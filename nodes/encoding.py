@@ -105,21 +105,24 @@ def features(adapters: Adapters, condition: cond.Condition) -> SourceFeatures:
 
 
 def segment(adapters: Adapters, frames, source, image, clip, micro, task) -> Segment:
-    """One pass over `frames`. source: scaled latents [T,4,h,w] of the whole clip; image: unscaled [1,4,h,w]."""
-    picture = cond.repeat_over_frames(image, len(frames))
-    condition = cond.Condition(picture, clip, micro, torch.tensor([task]), source[list(frames)][None], picture)
+    """One pass over `frames`. source: scaled latents [T,4,h,w] of the whole clip; image: unscaled ones of the keyframe
+    that each frame is shown, [T,4,h,w]."""
+    picture, own = image[list(frames)][None], source[list(frames)][None]
+    condition = cond.Condition(picture, clip, micro, torch.tensor([task]), own, picture)
     return Segment(frames, condition, features(adapters, condition))
 
 
 def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: Told, task, seed) -> EncodedCondition:
-    """The condition of a clip: frames [T,3,H,W] and keyframe [1,3,H,W] in [0,1] at the working size.
+    """The condition of a clip: frames [T,3,H,W] and keyframe [3,H,W], or [T,3,H,W] with the one of each frame, in
+    [0,1] at the working size.
 
     plan: the frames of every pass (see `passes`); task: one the adapters know; seed: of the noise on the keyframe.
     """
     task = adapters.file.adapters.task_index(task)
-    clip = clip_embedding(clip_vision, keyframe, adapters.base.cross_attention_dim)
+    keyframe, of_frame = cond.distinct(keyframe, len(frames))
+    clip = clip_embedding(clip_vision, keyframe[:1], adapters.base.cross_attention_dim)
     noisy = cond.augment_keyframe(keyframe * 2 - 1, told.noise_augmentation, seed) / 2 + 0.5
-    image = vae_latents(vae, noisy)
+    image = vae_latents(vae, noisy)[of_frame]
     latents = vae_latents(vae, frames) * cond.SCALING
     micro = cond.micro_conditions(told.fps, told.motion_bucket, told.noise_augmentation)
     segments = tuple(segment(adapters, f, latents, image, clip, micro, task) for f in plan)

@@ -33,7 +33,7 @@ class Sampling:
 
 def conditioning(condition: EncodedCondition, segment: Segment, control):
     """positive and negative CONDITIONING of one segment; the negative is SVD's empty branch, with the same control."""
-    clip, image = segment.condition.clip, segment.condition.image_latents[0, :1]
+    clip, image = segment.condition.clip, segment.condition.image_latents[0]
     shared = {"motion_bucket_id": condition.motion_bucket, "fps": condition.fps, "control": control,
               "augmentation_level": condition.noise_augmentation, "control_apply_to_uncond": False}  # fmt: skip
     positive = [[clip, {**shared, "concat_latent_image": image}]]

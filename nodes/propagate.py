@@ -12,6 +12,8 @@ from ..genprop_core.config import TASKS
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
 from ..genprop_core.long_clip import ClipSettings, propagate_clip
+from ..genprop_core.overlay_picture import overlay_picture
+from ..genprop_core.video_io import timing_notes
 from .clips import NO_IMAGE, NO_VIDEO, Clip
 from .encoding import channels_first, working_size
 from .passes import Sampling
@@ -117,6 +119,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Mask.Input("mask", optional=True,
                               tooltip="Optional: the region that changes, one mask or one a frame, from any "
                                       "segmentation."),
+                io.Boolean.Input("inner_keyframes", default=ClipSettings.inner_keyframes, optional=True,
+                                 tooltip="Show each frame of a window the nearest of its keyframes. For adapters that "
+                                         "were trained with several keyframes a window."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),
@@ -128,6 +133,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Float.Output("confidence", display_name="confidence", is_output_list=True,
                                 tooltip="Per frame, from 0 to 1: how far the result can be trusted."),
                 io.Image.Output("plot", display_name="plot", tooltip="Confidence over time, with what to edit again."),
+                io.Image.Output("overlay", display_name="overlay",
+                                tooltip="Frames of the source with the region that is replaced, after grow and "
+                                        "feather, tinted."),
             ],
         )  # fmt: skip
 
@@ -135,7 +143,7 @@ class GenPropPropagate(io.ComfyNode):
     def execute(cls, model, clip_vision, vae, adapters, source, keyframes, seed, steps, min_guidance, max_guidance,
                 sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
                 overlap, find_shots, keep_background, grow, feather, mask_mode, second_pass, colour, refine, crop,
-                mask=None) -> io.NodeOutput:  # fmt: skip
+                mask=None, inner_keyframes=ClipSettings.inner_keyframes) -> io.NodeOutput:  # fmt: skip
         told = Told(fps, motion_bucket, noise_augmentation)
         sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
         windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
@@ -148,6 +156,7 @@ class GenPropPropagate(io.ComfyNode):
         settings = ClipSettings(
             window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
+            inner_keyframes=inner_keyframes,
         )  # fmt: skip
         bar = comfy.utils.ProgressBar(1)
 
@@ -164,12 +173,15 @@ class GenPropPropagate(io.ComfyNode):
                 frames = composite(clip.frames, frames, made.mask, grow, feather)
             image = frames.movedim(1, -1)
         plot = as_float(confidence_picture(made, keyframes))[None]
-        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made), made.confidence.tolist(), plot)
+        overlay = as_float(overlay_picture(clip.frames, made.mask, grow, feather, next(iter(keyframes))))[None]
+        return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made, clip), made.confidence.tolist(),
+                             plot, overlay)  # fmt: skip
 
 
-def report(made) -> str:
-    """What was made, for people: one line each for the whole, for the shots, and for what should be done."""
+def report(made, clip: Clip) -> str:
+    """What was made, for people: one line each for the whole, for the shots, the timing, and what should be done."""
     lines = [f"{len(made.frames)} frames in {len(made.windows)} windows"]
     if len(made.shots) > 1:
         lines.append("shots: " + ", ".join(f"{start}-{stop - 1}" for start, stop in made.shots))
+    lines += timing_notes(clip.fps, clip.uneven)
     return "\n".join(lines + (made.notes() or ["no frame needs another edit"]))

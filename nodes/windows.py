@@ -42,7 +42,7 @@ class ComfyWindows:
         """See `WindowModel.run`."""
         mm.throw_exception_if_processing_interrupted()
         plan = [tuple(range(len(source)))]
-        condition = encoding.encode(self.adapters, self.clip_vision, self.vae, source, keyframe[None], plan, self.told,
+        condition = encoding.encode(self.adapters, self.clip_vision, self.vae, source, keyframe, plan, self.told,
                                     self.task, self.seed)  # fmt: skip
         mm.throw_exception_if_processing_interrupted()
 

@@ -1,6 +1,10 @@
 """A stand-in for the model of a window, whose answers are known, and clips that it can be tried on."""
 
+from types import SimpleNamespace
+
 import torch
+
+from genprop_core.long_clip import propagate_clip
 
 SIZE = 64
 
@@ -23,11 +27,27 @@ class StandIn:
                 progress(step, 2)
         red = red_mask(source)
         # the edit is carried over as the colour that the keyframe has where the object was
-        fill = (keyframe * red[0]).sum((1, 2)) / red[0].sum().clamp(min=1)
+        fill = (keyframe.expand(len(source), -1, -1, -1) * red[0]).sum((2, 3)) / red[0].sum().clamp(min=1)  # [T,3]
         lift = self.drift * torch.arange(len(source)).view(-1, 1, 1, 1)
-        made = ((source + lift) * (1 - red) + fill.view(1, 3, 1, 1) * red).clamp(0, 1)
+        made = ((source + lift) * (1 - red) + fill.view(-1, 3, 1, 1) * red).clamp(0, 1)
         small = torch.nn.functional.avg_pool2d(red, 8)
         return made, small * torch.tensor(self.sure[: len(source)]).view(-1, 1, 1, 1) if self.mask else None
+
+
+class StandInPipeline:
+    """GenProp's side that the command uses, with a stand-in for its model. seeds: of every clip so far."""
+
+    file = SimpleNamespace(digest="0123456789abcdef")
+
+    def __init__(self, **of_the_model):
+        self.of_the_model, self.seeds = of_the_model, []
+
+    def working_size(self, height, width, settings):
+        return SIZE, SIZE
+
+    def propagate_clip(self, frames, keyframes, settings, mask=None, progress=None):
+        self.seeds.append(settings.seed)
+        return propagate_clip(StandIn(**self.of_the_model), frames, keyframes, settings.clip, mask, progress)
 
 
 def red_mask(frames):

@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 from torch.utils.data import Sampler
 
+from genprop_core.conditioning import nearest
+
 from .step import StepSettings, draw, stack
 
 
@@ -64,12 +66,6 @@ def plan_sample(position: int, lengths: list[int], settings: WindowSettings) -> 
         chances[1] < settings.corrupt_probability,
         derive(settings.seed, "noise", position),
     )
-
-
-def nearest(num_frames: int, keyframes) -> torch.Tensor:
-    """[T] for every frame the index of the keyframe nearest to it; of two, the earlier."""
-    keys = torch.tensor(keyframes)
-    return keys[(torch.arange(num_frames)[:, None] - keys[None]).abs().argmin(dim=1)]
 
 
 def assemble(window: dict, plan: Plan, settings: StepSettings) -> dict:

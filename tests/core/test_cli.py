@@ -29,7 +29,7 @@ def test_propagate_writes_what_it_says(tmp_path):
     truth = {"truth": assets.SAMPLE / "truth.mp4", "truth_mask": assets.SAMPLE / "mask.mp4"}
     assert cli.main(arguments(tmp_path / "a", **truth)) == 0
     assert sorted(p.name for p in (tmp_path / "a").iterdir()) == [
-        "comparison.png", "confidence.png", "mask.mp4", "metrics.json", "result.mp4",
+        "comparison.png", "confidence.png", "mask.mp4", "metrics.json", "overlay.mp4", "result.mp4",
     ]  # fmt: skip
     source, result = read_video(SOURCE), read_video(tmp_path / "a" / "result.mp4")
     assert result.frames.shape == source.frames.shape and result.fps == source.fps
@@ -66,6 +66,11 @@ def test_a_clip_longer_than_the_window_keeps_every_frame(tmp_path, capsys):
     made, source = (read_video(p).frames.int() for p in (tmp_path / "out" / "result.mp4", given["source"]))
     changed = (made - source).abs()
     assert changed[:, :20].float().mean() < 3 and changed[:11, 50:80, 50:80].float().mean() > 3  # H.264 is not exact
+    # what is replaced is shown on the source, tinted: grown as the result is, and nowhere else
+    shown = read_video(tmp_path / "out" / "overlay.mp4").frames.int()
+    assert shown.shape == source.shape and (shown - source).abs()[:, :20].float().mean() < 3
+    tint = shown[:, 50:80, 50:80].float().mean((0, 1, 2)) - source[:, 50:80, 50:80].float().mean((0, 1, 2))
+    assert tint[0] > 40 and tint[0] > tint[2] + 20 > tint[1] + 20
 
 
 def _bad_cases(tmp):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,48 @@ def test_a_doubtful_side_weighs_less():
     assert result.frames[4, 2, 20, 12] / 255 == pytest.approx(0.9 / (0.9 + 0.6), abs=0.02)
 
 
+INNER = replace(PLAIN, inner_keyframes=True)
+
+
+def test_with_one_keyframe_inner_keyframes_change_nothing():
+    frames, off, on = clip(20), StandIn(drift=0.01), StandIn(drift=0.01)
+    plain = propagate_clip(off, frames, {7: edited(frames, 7)}, PLAIN)
+    inner = propagate_clip(on, frames, {7: edited(frames, 7)}, INNER)
+    assert torch.equal(plain.frames, inner.frames) and torch.equal(plain.mask, inner.mask) and len(on.calls) > 2
+    assert all(torch.equal(a["keyframe"], b["keyframe"]) for a, b in zip(off.calls, on.calls))
+
+
+def test_inside_a_window_every_frame_is_shown_the_nearest_keyframe():
+    frames, model = clip(8, moves=0), StandIn()
+    keys = {0: edited(frames, 0, (0, 0, 0.2)), 4: edited(frames, 4, (0, 0, 0.9))}
+    propagate_clip(model, frames, keys, INNER)
+    forward, backward, last = model.calls
+    # of two that are equally near it is the one that the run comes upon first, as in training
+    for call, wanted in ((forward, [0, 0, 0, 4, 4, 4, 4, 4]), (backward, [4, 4, 4, 0, 0])):
+        assert call["keyframe"].shape == (len(wanted), 3, SIZE, SIZE)
+        assert all(torch.equal(shown, keys[key]) for shown, key in zip(call["keyframe"], wanted))
+    assert torch.equal(last["keyframe"], keys[4]), "there is no other in this window"
+    off = StandIn()
+    propagate_clip(off, frames, keys, PLAIN)
+    assert [call["keyframe"].ndim for call in off.calls] == [3, 3, 3]
+
+
+def test_a_later_window_shows_what_was_made_and_the_keyframe_it_reaches():
+    frames, model = clip(20, moves=0), StandIn()
+    keys = {0: edited(frames, 0, (0, 0, 0.2)), 12: edited(frames, 12, (0, 0, 0.9))}
+    result = propagate_clip(model, frames, keys, INNER)
+    assert result.windows[:2] == [(0, 7), (6, 13)] and model.calls[0]["keyframe"].ndim == 3
+    shown = model.calls[1]["keyframe"]
+    assert all(torch.equal(picture, keys[12]) for picture in shown[4:]) and torch.equal(shown[0], shown[3])
+    assert (shown[0] - keys[0]).abs()[:, 16:32, 8:24].max() < 0.01 < (shown[0] - keys[12]).abs().max()
+
+
+def test_a_keyframe_beyond_a_cut_is_shown_to_nobody():
+    frames, model = torch.cat([clip(12, moves=0), 255 - clip(6)]), StandIn()
+    propagate_clip(model, frames, {9: edited(frames, 9), 13: edited(frames, 9)}, replace(INNER, find_shots=True))
+    assert len(model.calls) >= 3 and all(call["keyframe"].ndim == 3 for call in model.calls)
+
+
 def test_no_window_crosses_a_cut_and_shots_without_a_keyframe_are_told():
     frames = torch.cat([clip(12), 255 - clip(11), clip(13)])
     model = StandIn()
@@ -167,6 +210,8 @@ def test_no_window_crosses_a_cut_and_shots_without_a_keyframe_are_told():
     assert torch.equal(result.frames[12:23], frames[12:23]) and result.mask[12:23].max() == 0
     assert "frames 12-22 are a shot without a keyframe and stay as they are" in result.notes()[0]
     assert all(not (a < cut <= b or b < cut <= a) for a, b in result.windows for cut in (12, 23))
+    told = propagate_clip(StandIn(), frames, {3: edited(frames, 3)}, mask=torch.ones(1, SIZE, SIZE))
+    assert told.mask[:12].min() == 255 and told.mask[12:].max() == 0, "nothing is replaced where nothing is made"
     whole = propagate_clip(StandIn(), frames, {0: edited(frames)}, ClipSettings(find_shots=False))
     assert whole.shots == [(0, 36)] and whole.untouched == []
 
@@ -313,6 +358,29 @@ def test_progress_counts_up_to_its_total():
     model = StandIn(sure=[0.9] * 6 + [0.5] + [0.9])
     propagate_clip(model, frames, {0: edited(frames)}, PLAIN, progress=lambda done, total: seen.append((done, total)))
     assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_progress_ends_at_its_total_whether_or_not_there_is_a_region(small):
+    frames, seen = clip(20, 256, 256, moves=0), []
+
+    class SureOfAll(StandIn):
+        """Its mask is the whole frame, so that what seemed a small edit turns out to be a large one."""
+
+        def run(self, source, keyframe, **given):
+            made, mask = super().run(source, keyframe, **given)
+            return made, mask if small else torch.ones_like(mask)
+
+    settings = ClipSettings(crop="auto", size=(128, 128), find_shots=False)
+    result = propagate_clip(SureOfAll(), frames, {0: edited(frames)}, settings,
+                            progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    assert (result.region is not None) == small, "both ways begin with a first pass over the whole frames"
+    steps = 2 * len(result.windows)
+    assert seen[:steps] == [(done, 2 * steps) for done in range(1, steps + 1)]
+    if small:
+        assert seen[steps:] == [(done, 2 * steps) for done in range(steps + 1, 2 * steps + 1)]
+    else:
+        assert seen[steps:] == [(steps, steps)]
 
 
 def test_a_model_without_a_mask_still_carries_on():

@@ -8,30 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from stand_in import SIZE, StandIn, clip, edited
+from stand_in import StandInPipeline, clip, edited
 
 from genprop_core import cli, manifest, propagate
 from genprop_core.errors import GenPropError
-from genprop_core.long_clip import propagate_clip
 from genprop_core.video_io import read_video, write_image, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-class StandInPipeline:
-    """GenProp's side that the command uses, with a stand-in for its model."""
-
-    file = SimpleNamespace(digest="0123456789abcdef")
-
-    def __init__(self):
-        self.seeds = []
-
-    def working_size(self, height, width, settings):
-        return SIZE, SIZE
-
-    def propagate_clip(self, frames, keyframes, settings, mask=None, progress=None):
-        self.seeds.append(settings.seed)
-        return propagate_clip(StandIn(), frames, keyframes, settings.clip, mask, progress)
 
 
 @pytest.fixture
@@ -81,12 +64,12 @@ def test_rows_are_done_once_and_a_failed_one_does_not_stop_the_others(folder, pi
 
 def test_lines_of_json_say_the_same(folder, pipeline):
     lines = [{"source": "a.mp4", "keyframes": {"0": "k0.png", "6": "k6.png"}, "composite": "off"},
-             {"source": "a.mp4", "keyframe": ["6:k6.png"], "mask-mode": "join"}]  # fmt: skip
+             {"source": "a.mp4", "keyframe": ["6:k6.png"], "mask-mode": "join", "lossless": "on"}]  # fmt: skip
     assert run(folder, "clips.jsonl", "\n".join(json.dumps(line) for line in lines)) == 0
     assert sorted(p.name for p in (folder / "out").iterdir()) == ["0001-a", "0002-a"]
     stated = [json.loads((folder / "out" / n / "metrics.json").read_text())["settings"] for n in ("0001-a", "0002-a")]
     assert [s["composite"] for s in stated] == ["off", "on"] and stated[1]["mask_mode"] == "join"
-    assert [len(s["keyframe"]) for s in stated] == [2, 1]
+    assert [len(s["keyframe"]) for s in stated] == [2, 1] and [s["lossless"] for s in stated] == ["off", "on"]
 
 
 @pytest.mark.parametrize(

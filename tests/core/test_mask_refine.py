@@ -8,6 +8,7 @@ from genprop_core import metrics
 from genprop_core.conditioning import mask_to_latents
 from genprop_core.errors import GenPropError
 from genprop_core.mask_refine import close_holes, overlay, refine, steady, upsample
+from genprop_core.overlay_picture import overlay_picture
 
 
 def scene(frames=5, height=120, width=168):
@@ -97,3 +98,18 @@ def test_the_overlay_shows_grow_and_feather():
     red = out[0, 0].int() - out[0, 1].int()
     assert red[20, 30] == 255 and red[18, 30] > red[14, 30] > 0, "the line, then the tint, then its fade"
     assert torch.equal(out[..., :12, :], frames[..., :12, :])
+
+
+def test_the_overlay_picture_shows_frames_over_the_clip_and_the_keyframes():
+    frames, mask = torch.full((20, 3, 60, 90), 100, dtype=torch.uint8), torch.zeros(20, 1, 60, 90, dtype=torch.uint8)
+    mask[4, :, 20:40, 30:60] = 255
+
+    def tinted(**given):
+        picture = overlay_picture(frames, mask, **given).int()
+        assert picture.shape[1] == 2 * 20 + 4 * 480 + 3 * 8, "four frames to a row"
+        return int((picture[..., 0] - picture[..., 1] > 40).sum()) / (480 / 90) ** 2  # in pixels of the clip
+
+    assert tinted() == 0, "frames 3 and 5 are shown, not 4"
+    assert tinted(grow=0, feather=0, keyframe_index=4) == pytest.approx(20 * 30, rel=0.08)
+    assert tinted(grow=5, feather=0, keyframe_index=4) == pytest.approx(30 * 40, rel=0.08)
+    assert overlay_picture(frames[:3], mask[:3]).shape == (2 * 20 + 26 + 320, 2 * 20 + 3 * 480 + 2 * 8, 3)

@@ -1,5 +1,7 @@
 """The headless pipeline on a small random base: counts, windows, sizes, determinism."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_image_encoder, tiny_unet
@@ -86,6 +88,33 @@ def test_a_clip_of_one_window_is_encoded_sampled_and_decoded_once(model):
     latents, mask = model.sample(condition, unit_noise((1, 3, 4, 8, 8), SETTINGS.seed), SETTINGS.sampler, None)
     assert torch.equal(result.latents, latents[0]) and torch.equal(result.mask, mask[0])
     assert torch.equal(result.frames, decode_latents(model.base.vae, latents[0]))
+
+
+def test_a_keyframe_for_every_frame_conditions_that_frame(model):
+    """UNet and SCE are shown the frame's own; one keyframe repeated is one keyframe, bit for bit."""
+    frames, (one, other) = clip(4), clip(5)[:2]
+    alone, of_other = (model.condition(frames, key, SETTINGS, SETTINGS.seed) for key in (one, other))
+    repeated = model.condition(frames, one.expand(4, -1, -1, -1), SETTINGS, SETTINGS.seed)
+    assert all(torch.equal(value, vars(repeated)[name]) for name, value in vars(alone).items())
+    both = model.condition(frames, torch.stack([one, one, other, other]), SETTINGS, SETTINGS.seed)
+    for name in ("image_latents", "keyframe"):
+        shown, first, second = (vars(c)[name][0] for c in (both, alone, of_other))
+        wanted = torch.cat([first[:2], second[2:]])  # two pictures encoded together differ from one by rounding
+        assert (shown - wanted).abs().max() < 1e-4 * (first - second).abs().max()
+    assert torch.equal(both.clip, alone.clip) and torch.equal(both.source, alone.source)
+    with pytest.raises(GenPropError, match="one for each of 4 frames, got 3"):
+        model.condition(frames, clip(3), SETTINGS, SETTINGS.seed)
+
+
+def test_inner_keyframes_reach_the_model(model):
+    frames, keys = clip(4), {0: clip(5)[0], 3: clip(5)[1]}
+    off, on = (
+        model.propagate(frames, keys, replace(SETTINGS, clip=ClipSettings(inner_keyframes=inner)))
+        for inner in (False, True)
+    )
+    assert not torch.equal(off.frames, on.frames)
+    one = model.propagate(frames, keys[0], replace(SETTINGS, clip=ClipSettings(inner_keyframes=True)))
+    assert torch.equal(one.frames, model.propagate(frames, keys[0], SETTINGS).frames)
 
 
 def test_keyframes_of_other_frames_and_clips_to_keep(model):

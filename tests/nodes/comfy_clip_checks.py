@@ -25,13 +25,15 @@ def keyframes(pack, *indices, source=None):
 
 
 def propagate(pack, model=None, source=None, given=None, **changes):
-    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot is checked here."""
+    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot and overlay are checked here."""
     parts = {**c.mini(pack), "model": model or c.mini(pack)["model"]}
     source = long_source(pack) if source is None else source
     values = {"source": source, "keyframes": given or keyframes(pack, 0), "seed": c.SEED, "steps": c.STEPS,
               "window": WINDOW, "overlap": OVERLAP, "find_shots": False, **changes}  # fmt: skip
-    *made, plot = pack.run("GenPropPropagate", **parts, **values)
-    assert plot.ndim == 4 and plot.shape[3] == 3 and plot.max() <= 1 and plot.std() > 0.01
+    *made, plot, overlay = pack.run("GenPropPropagate", **parts, **values)
+    for picture in (plot, overlay):
+        assert picture.ndim == 4 and len(picture) == 1 and picture.shape[3] == 3
+        assert picture.max() <= 1 and picture.std() > 0.01
     return made
 
 
@@ -75,6 +77,18 @@ def check_propagate_agrees_with_headless(pack):
     assert (out.frames.int() - frames.int()).abs().float().mean() > 0.5  # it did something
 
 
+def check_propagate_shows_the_nearest_keyframe(pack):
+    """Two keyframes in one window: each frame is conditioned on its own, as without ComfyUI."""
+    source, given = long_source(pack)[:5], keyframes(pack, 0, 4)
+    bright = (4, given[1][1] * 0.5 + 0.5)  # far from the other, so that it shows which one was seen
+    given, options = (given[0], bright), {"steps": 3, "keep_background": False, "colour": "off"}
+    image = propagate(pack, source=source, given=given, inner_keyframes=True, **options)[0]
+    plain = propagate(pack, source=source, given=given, **options)[0]
+    out = headless(pack, as_bytes(source), given, 3, inner_keyframes=True, colour="off")
+    assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (image - plain).abs().mean() > 1e-3
+
+
 def check_propagate_options_reach_the_engine(pack):
     """Each setting of the node is the engine's own, with the same effect as without ComfyUI."""
     source, given = long_source(pack)[:5], keyframes(pack, 0)
@@ -108,15 +122,33 @@ def check_propagate_keeps_the_background(pack):
     assert (joined >= used - 1e-6).all()
 
 
-def _write_with_audio(path, frames):
-    """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it."""
+def check_propagate_shows_what_it_replaces(pack):
+    """The overlay's tint grows with `grow`, and is on the source, not on the result."""
+    mask = torch.zeros(1, 128, 128)
+    mask[:, 40:60, 40:60] = 1
+
+    def tinted(grow):
+        given = {"source": long_source(pack)[:2] * 0 + 0.5, "keyframes": keyframes(pack, 0), "mask": mask}
+        values = {"steps": 1, "seed": c.SEED, "find_shots": False, "grow": grow, "feather": 0}
+        *_, overlay = pack.run("GenPropPropagate", **c.mini(pack), **given, **values)
+        red = overlay[0, ..., 0] - overlay[0, ..., 1] > 0.1
+        grey = ((overlay[0] - 0.5).abs().amax(-1) < 0.02).sum()
+        return red.sum() / (red.sum() + grey)
+
+    assert abs(tinted(0) - (20 / 128) ** 2) < 0.004 and abs(tinted(10) - (40 / 128) ** 2) < 0.006
+
+
+def _write_with_audio(path, frames, late=0):
+    """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it; from the fourth frame on `late`."""
     import av
 
     with av.open(str(path), "w") as output:
         stream, sound = output.add_stream("libx264", rate=12), output.add_stream("aac", rate=48000, layout="mono")
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
-        for image in frames.numpy():
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")))
+        for index, image in enumerate(frames.numpy()):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = index + late * (index > 3), Fraction(1, 12)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
         tone = np.sin(np.arange(40960, dtype=np.float32) / 20)[None]
         frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
@@ -140,7 +172,8 @@ def check_propagate_of_a_video(pack):
     path = pack.folder / "with_audio.mp4"
     _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
     given = {"given": keyframes(pack, 0), "steps": 1, "window": 25}
-    image, video, mask, _, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
+    image, video, mask, report, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
+    assert "unequal" not in report
     assert isinstance(image, ExecutionBlocker) and "VIDEO output" in image.message and mask.shape == (8, 128, 128)
     assert facts(video.get_stream_source()) == facts(str(path)) and facts(str(path))[0] == 12
     parts = InputImpl.VideoFromFile(str(path)).get_components()
@@ -151,6 +184,15 @@ def check_propagate_of_a_video(pack):
     assert difference < 0.03  # once through H.264
     blocked = propagate(pack, source=long_source(pack), **given)[1]
     assert isinstance(blocked, ExecutionBlocker) and "IMAGE output" in blocked.message
+
+
+def check_propagate_tells_of_uneven_timing(pack):
+    from comfy_api.latest import InputImpl
+
+    path = pack.folder / "uneven.mp4"
+    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8), late=6)
+    report = propagate(pack, source=InputImpl.VideoFromFile(str(path)), given=keyframes(pack, 0), steps=1)[3]
+    assert "frames are shown for unequal times" in report, report
 
 
 def check_propagate_keeps_size(pack):

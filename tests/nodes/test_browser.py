@@ -137,6 +137,20 @@ def test_a_dropped_file_opens_without_missing_nodes(editor, name):
     assert not missing(editor) and links(editor) == len(read_workflow(name)["links"])
 
 
+def test_a_workflow_saved_before_an_input_was_added_keeps_its_values(editor):
+    """The editor stores widgets by position: what is new comes last, and has its default."""
+    saved = next(n for n in read_workflow("two_keyframes")["nodes"] if n["type"] == "GenPropPropagate")
+    open_template(editor, "two_keyframes")
+    widgets, outputs = editor.evaluate("""() => {
+        const node = app.graph._nodes.find(n => n.type === "GenPropPropagate");
+        return [node.widgets.map(w => [w.name, w.value]), node.outputs.map(o => o.name)];
+    }""")
+    values, names = saved["widgets_values"], [o["name"] for o in saved["outputs"]]
+    assert [value for _, value in widgets[: len(values)]] == values and widgets[len(values) - 1] == ["crop", "off"]
+    assert widgets[len(values) :] == [["inner_keyframes", False]]
+    assert outputs[: len(names)] == names and outputs[-1] == "overlay"
+
+
 def set_widget(page, node, name, value):
     page.evaluate("""([type, name, value]) => {
         const widget = app.graph._nodes.find(n => n.type === type).widgets.find(w => w.name === name);

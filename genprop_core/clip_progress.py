@@ -1,0 +1,42 @@
+"""How far a clip is: sampling steps done and to come, over all its windows."""
+
+
+class Counter:
+    """progress(done, total) over all windows of a clip, in sampling steps; the total is a plan and may shrink.
+
+    ahead: windows of the runs that are to come.
+    """
+
+    def __init__(self, progress, passes: int):
+        self.progress, self.passes, self.ahead, self.left, self.done = progress, passes, 0, 0, 0
+
+    def window(self, left: int) -> None:
+        """A window begins, and with it there are `left` in this run."""
+        self.left = left
+
+    def step(self):
+        """The callback of one pass over one window."""
+        done, self.done = self.done, self.done + 1
+        if self.progress is None:
+            return None
+        total = (done // self.passes + self.left + self.ahead) * self.passes
+        return lambda s, n: self.progress(done * n + s, total * n)
+
+
+class Halves:
+    """progress(done, total) of a clip that is made twice, of which the second time may turn out to be needless."""
+
+    def __init__(self, progress):
+        self.progress, self.total = progress or (lambda done, total: None), 0
+
+    def first(self, done: int, total: int) -> None:
+        self.total = total
+        self.progress(done, 2 * total)
+
+    def second(self, done: int, total: int) -> None:
+        self.progress(self.total + done, self.total + total)
+
+    def leave_out_second(self) -> None:
+        """Once more where the first ended, now as the whole."""
+        if self.total:
+            self.progress(self.total, self.total)

@@ -1,0 +1,65 @@
+"""The files of a finished clip in its output folder: all of them at once, or none."""
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from .clip_files import ClipFiles
+from .clip_input import at_size
+from .confidence_plot import confidence_plot
+from .files import write_json
+from .frames import as_bytes
+from .long_clip import ClipResult, ClipSettings
+from .mask_refine import overlay
+from .report import comparison
+from .video_io import write_video
+
+
+def write_result(
+    out: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, metrics: dict, lossless: bool = False
+) -> None:
+    """result.mp4, comparison.png, confidence.png, metrics.json; with a mask also mask.mp4 and overlay.mp4.
+
+    lossless: of result.mp4 and mask.mp4, so that what is outside the mask can be compared with the source.
+    Makes every file in a hidden folder beside the others, then moves them in: old output stays until then.
+    """
+    staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
+    try:
+        _videos(staging, files, result, clip, lossless)
+        _pictures(staging, files, result)
+        write_json(staging / "metrics.json", metrics)
+        for file in sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)):  # it says: finished
+            os.replace(file, out / file.name)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> None:
+    """Frame by frame, so that they need no memory beside the frames that are there."""
+    video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
+    write_video(folder / "result.mp4", pictures, video.fps, audio_from=video.audio_path, lossless=lossless)
+    if result.mask is None:
+        return
+    grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
+    write_video(folder / "mask.mp4", grey, video.fps, lossless=lossless)
+    shown = (
+        overlay(frame[None], mask[None], clip.grow, clip.feather)[0].movedim(0, -1)
+        for frame, mask in zip(files.frames, result.mask)
+    )
+    write_video(folder / "overlay.mp4", shown, video.fps)
+
+
+def _pictures(folder: Path, files: ClipFiles, result: ClipResult) -> None:
+    """comparison.png, whose keyframe is the first one, and confidence.png."""
+    pictures = result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
+    index, keyframe = next(iter(files.keyframes.items()))
+    key = as_bytes(at_size(keyframe, files.frames))[0].movedim(0, -1)
+    rows = {"source": files.video.frames, "keyframe": key, "result": pictures}
+    if result.mask is not None:
+        step = max(1, pictures.shape[1] // 270)  # as fine as a tile of the sheet shows it
+        rows["mask"] = result.mask[:, 0, ::step, ::step]
+    if files.truth is not None:
+        rows["truth"] = as_bytes(files.truth[0]).movedim(1, -1)
+    comparison(rows, path=folder / "comparison.png", keyframe_index=index)
+    confidence_plot(result, files.keyframes, folder / "confidence.png")

@@ -1,0 +1,75 @@
+"""What stands in the output folder, read from its files: a stand-in for the model makes the clips."""
+
+import json
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from stand_in import StandInPipeline, clip, edited
+
+from genprop_core import cli, propagate
+from genprop_core.compositing import alpha
+from genprop_core.video_io import read_video, write_image
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """run(source path, *options, **of the stand-in): the output folder, and what was said."""
+
+    def with_files(source, *options, **of_the_model):
+        monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline(**of_the_model))
+        write_image(tmp_path / "key.png", (edited(clip(10)) * 255).round().byte().movedim(0, -1))
+        given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out", *options]
+        assert cli.main(["propagate", *map(str, given)]) == 0
+        return tmp_path / "out", capsys.readouterr().out
+
+    return with_files
+
+
+def write_source(path, late=0):
+    """The stand-in's clip without loss, at 24 frames a second; `late`: ticks that its second half comes later."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264rgb", rate=24, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "rgb24"
+        for index, image in enumerate(clip(10).movedim(1, -1).numpy()):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = index + late * (index > 4), Fraction(1, 24)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
+    out, said = run(write_source(tmp_path / "even.mkv"))
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["uneven_timing"] is False and "unequal" not in said + str(metrics["notes"])
+    out, said = run(write_source(tmp_path / "uneven.mkv", late=12))
+    metrics = json.loads((out / "metrics.json").read_text())
+    told = [line for line in said.splitlines() if "shown for unequal times" in line]
+    assert metrics["uneven_timing"] is True and told == metrics["notes"][:1] and len(told) == 1
+    rate = read_video(out / "result.mp4").fps
+    assert f"{float(rate):.5g} a second" in told[0] and float(rate) == pytest.approx(240 / 22, rel=0.01)
+
+
+def test_without_a_mask_there_is_neither_mask_nor_overlay(run, tmp_path):
+    out, _ = run(write_source(tmp_path / "source.mkv"), mask=False)
+    assert sorted(p.name for p in out.iterdir()) == ["comparison.png", "confidence.png", "metrics.json", "result.mp4"]
+
+
+def test_a_lossless_result_is_the_sources_own_outside_the_mask(run, tmp_path):
+    source = read_video(write_source(tmp_path / "source.mkv")).frames.movedim(-1, 1)
+
+    def outside(*options):
+        """(largest difference to the source outside the feathered mask, by the files; share that is outside)."""
+        out, _ = run(tmp_path / "source.mkv", "--grow", 2, "--feather", 3, *options, drift=0.05)
+        result, mask = (read_video(out / name).frames.movedim(-1, 1) for name in ("result.mp4", "mask.mp4"))
+        far = (alpha(mask[:, :1], 2, 3) == 0).expand_as(source)
+        difference = (result.int() - source.int()).abs()
+        assert difference[~far].float().mean() > 20, "and inside the edit is there"
+        return int(difference[far].max()), float(far.float().mean())
+
+    largest, share = outside("--lossless")
+    assert largest == 0 and 0.3 < share < 0.95, "there is a mask, and it is not all of the frame"
+    assert outside("--lossless", "on", "--composite", "off")[0] > 5, "the model alone would change it"
+    assert outside("--lossless", "off")[0] > 0, "and so does H.264"
