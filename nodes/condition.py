@@ -1,11 +1,9 @@
 """The node that turns a clip and an edited frame into what the model is conditioned on."""
 from comfy_api.latest import io
 
-from ..genprop_core import conditioning as cond
-from ..genprop_core.config import TASKS
 from ..genprop_core.frames import resize
-from . import encoding
-from .sockets import CATEGORY, AdaptersSocket, ConditionSocket, Told
+from . import encoding, inputs
+from .sockets import CATEGORY, ConditionSocket, Told
 
 
 class GenPropEncodeCondition(io.ComfyNode):
@@ -17,26 +15,15 @@ class GenPropEncodeCondition(io.ComfyNode):
             category=CATEGORY,
             description="Reads the source video and the edited frame once, for every step of the sampling to come.",
             inputs=[
-                AdaptersSocket.Input("adapters", tooltip="From GenProp Load Adapters or GenProp Load Mini."),
-                io.ClipVision.Input("clip_vision", tooltip="The CLIP vision of the SVD checkpoint."),
-                io.Vae.Input("vae", tooltip="The VAE of the SVD checkpoint, or taesd, which is faster."),
+                inputs.adapters(),
+                *inputs.image_models(),
                 io.Image.Input("source", tooltip="All frames of the clip; SVD-XT is made for 25, SVD for 14."),
                 io.Image.Input("keyframe", tooltip="One frame of the source after your edit, not cropped."),
                 io.Int.Input("keyframe_index", default=0, min=0, max=9999,
                              tooltip="Which frame of the source was edited; 0 is the first. The edit is carried from "
                                      "there to both ends."),
-                io.Int.Input("width", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
-                io.Int.Input("height", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, rounded."),
-                io.Combo.Input("task", options=list(TASKS), default=TASKS[0],
-                               tooltip="What the edit is: remove an object, change something, or track a painted one."),
-                io.Float.Input("fps", default=7.0, min=1.0, max=120.0, step=1.0,
-                               tooltip="Frames per second that SVD is told. 7 for svd and svd_xt, 6 for svd_xt_1_1."),
-                io.Int.Input("motion_bucket", default=127, min=1, max=1023,
-                             tooltip="How much motion SVD expects. 127 is its average."),
-                io.Float.Input("noise_augmentation", default=cond.NOISE_AUGMENTATION, min=0.0, max=10.0, step=0.01,
-                               tooltip="Noise added to the keyframe. More lets the result deviate further from it."),
+                *inputs.size("rounded"),
+                *inputs.told(),
                 io.Int.Input("noise_seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=False,
                              tooltip="Seed of that noise."),
                 io.Combo.Input("hide", options=list(encoding.HIDE), default=encoding.HIDE[0],

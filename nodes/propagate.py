@@ -1,23 +1,21 @@
 """The nodes for real clips: any number of keyframes, and any length and size by genprop_core's long-clip engine."""
-import comfy.samplers
 import comfy.utils
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
-from ..genprop_core import conditioning as cond
 from ..genprop_core.clip_input import CHOICES, check_keyframes
 from ..genprop_core.compositing import FEATHER, GROW, composite
 from ..genprop_core.confidence_plot import confidence_picture
-from ..genprop_core.config import TASKS
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
 from ..genprop_core.long_clip import ClipSettings, propagate_clip
 from ..genprop_core.overlay_picture import overlay_picture
 from ..genprop_core.video_io import timing_notes
+from . import inputs
 from .clips import NO_IMAGE, NO_VIDEO, Clip
 from .encoding import channels_first, working_size
 from .passes import Sampling
-from .sockets import CATEGORY, AdaptersSocket, KeyframesSocket, Told
+from .sockets import CATEGORY, KeyframesSocket, Told
 from .windows import ComfyWindows
 
 
@@ -61,39 +59,17 @@ class GenPropPropagate(io.ComfyNode):
             description="Carries the edits of one or more keyframes through a clip of any length and size, window by "
             "window, and says which frames should be edited again.",
             inputs=[
-                io.Model.Input("model", tooltip="SVD, or the mini. LoRAs and torch.compile before it are fine."),
-                io.ClipVision.Input("clip_vision", tooltip="The CLIP vision of the SVD checkpoint."),
-                io.Vae.Input("vae", tooltip="The VAE of the SVD checkpoint, or taesd, which is faster."),
-                AdaptersSocket.Input("adapters", tooltip="From GenProp Load Adapters or GenProp Load Mini."),
+                inputs.model(),
+                *inputs.image_models(),
+                inputs.adapters(),
                 io.MultiType.Input("source", [io.Image, io.Video],
                                    tooltip="The clip as filmed. A VIDEO keeps its frame rate and audio, and needs a "
                                            "quarter of the memory."),
                 KeyframesSocket.Input("keyframes", tooltip="From GenProp Keyframes."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="Seed of the noise the clip is made from."),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps of every window."),
-                io.Float.Input("min_guidance", default=1.0, min=1.0, max=100.0, step=0.1,
-                               tooltip="Guidance at a window's first frame; it grows evenly to the last."),
-                io.Float.Input("max_guidance", default=3.0, min=1.0, max=100.0, step=0.1,
-                               tooltip="Guidance at a window's last frame. With both at 1 there is none."),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
-                               tooltip="ComfyUI's samplers. SVD is usually sampled with euler."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="karras",
-                               tooltip="ComfyUI's schedulers. SVD is usually sampled with karras."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
-                               tooltip="How strongly the source is kept. 0 is plain SVD."),
-                io.Int.Input("width", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, padded."),
-                io.Int.Input("height", default=0, min=0, max=8192, step=8,
-                             tooltip="Pixels to work at, a multiple of 64 (mini: of 32). 0: the source's, padded."),
-                io.Combo.Input("task", options=list(TASKS), default=TASKS[0],
-                               tooltip="What the edit is: remove an object, change something, or track a painted one."),
-                io.Float.Input("fps", default=7.0, min=1.0, max=120.0, step=1.0,
-                               tooltip="Frames per second that SVD is told. 7 for svd and svd_xt, 6 for svd_xt_1_1."),
-                io.Int.Input("motion_bucket", default=127, min=1, max=1023,
-                             tooltip="How much motion SVD expects. 127 is its average."),
-                io.Float.Input("noise_augmentation", default=cond.NOISE_AUGMENTATION, min=0.0, max=10.0, step=0.01,
-                               tooltip="Noise added to every window's keyframe."),
+                *inputs.sampling(),
+                inputs.strength(),
+                *inputs.size("padded"),
+                *inputs.told(),
                 io.Int.Input("window", default=25, min=2, max=1000,
                              tooltip="Frames made together: 25 for svd_xt, 14 for svd, 8 for the mini."),
                 io.Int.Input("overlap", default=0, min=0, max=999,

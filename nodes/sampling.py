@@ -1,12 +1,12 @@
 """The two nodes that denoise: GenProp's own sampler, and the same injection for ComfyUI's samplers."""
 import comfy.model_management as mm
 import comfy.sample
-import comfy.samplers
 import latent_preview
 import torch
 from comfy_api.latest import io
 
 from ..genprop_core.errors import GenPropError
+from . import inputs
 from .control import GenPropControl, patch_model
 from .memory import check_model
 from .passes import Sampling, conditioning, join, sample_pass
@@ -22,25 +22,11 @@ class GenPropSampler(io.ComfyNode):
             category=CATEGORY,
             description="Carries the edit of the keyframe through the clip, and reads the mask of what changes.",
             inputs=[
-                io.Model.Input("model", tooltip="SVD, or the mini. LoRAs and torch.compile before it are fine."),
+                inputs.model(),
                 ConditionSocket.Input("condition", tooltip="From GenProp Encode Condition."),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                             tooltip="Seed of the noise the clip is made from."),
-                io.Int.Input("steps", default=25, min=1, max=1000, tooltip="Sampling steps. 25 is SVD's own number."),
-                io.Float.Input("min_guidance", default=1.0, min=1.0, max=100.0, step=0.1,
-                               tooltip="Guidance at the first frame; it grows evenly to the last."),
-                io.Float.Input("max_guidance", default=3.0, min=1.0, max=100.0, step=0.1,
-                               tooltip="Guidance at the last frame. With both at 1 there is none, in half the time."),
-                io.Combo.Input("sampler_name", options=list(comfy.samplers.KSampler.SAMPLERS), default="euler",
-                               tooltip="ComfyUI's samplers. SVD is usually sampled with euler."),
-                io.Combo.Input("scheduler", options=list(comfy.samplers.KSampler.SCHEDULERS), default="karras",
-                               tooltip="ComfyUI's schedulers. SVD is usually sampled with karras."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
-                               tooltip="How strongly the source is kept. 0 is plain SVD."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the source begins to count."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the source no longer counts."),
+                *inputs.sampling(),
+                inputs.strength(),
+                *inputs.span(),
             ],
             outputs=[
                 io.Latent.Output("latent", display_name="LATENT", tooltip="The edited clip, for VAE Decode."),
@@ -78,12 +64,8 @@ class GenPropApply(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="SVD, or the mini."),
                 ConditionSocket.Input("condition", tooltip="From GenProp Encode Condition, with keyframe index 0."),
-                io.Float.Input("strength", default=1.0, min=0.0, max=2.0, step=0.05,
-                               tooltip="How strongly the source is kept. 0 is plain SVD."),
-                io.Float.Input("start_percent", default=0.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the source begins to count."),
-                io.Float.Input("end_percent", default=1.0, min=0.0, max=1.0, step=0.01,
-                               tooltip="Share of the sampling after which the source no longer counts."),
+                inputs.strength(),
+                *inputs.span(),
             ],
             outputs=[
                 io.Model.Output("patched_model", display_name="MODEL", tooltip="A copy of the model you gave."),

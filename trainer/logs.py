@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import os
 import sys
 import time
 from pathlib import Path
@@ -77,10 +78,7 @@ class RunLog:
             with atomic(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if args.tracker != "none":
-            # TensorBoard takes plain values only
-            plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}
-            extra = {"wandb": {"entity": args.wandb_entity, "dir": args.output_dir}} if args.tracker == "wandb" else {}
-            accelerator.init_trackers(args.wandb_project, config=plain, init_kwargs=extra)
+            _start_tracker(accelerator, args, settings)
 
     def _write(self, row: dict):
         if self.accelerator.is_main_process:
@@ -101,7 +99,9 @@ class RunLog:
 
     def validation(self, step: int, epoch: int, metrics: dict, folder: Path):
         """Metrics of a validation with its sheet and videos."""
-        values = {f"validation/{k}": v for k, v in metrics["result"].items() if isinstance(v, (int, float))}
+        values = {f"validation/{k}": v for k, v in _numbers(metrics["result"])}
+        for name, floor in metrics["floors"].items():
+            values |= {f"floors/{name}/{k}": v for k, v in _numbers(floor)}
         self._write({"step": step, "epoch": epoch, "validation": metrics["result"], "floors": metrics["floors"]})
         self.accelerator.log(values, step=step)
         if not self.accelerator.is_main_process or self.tracker == "none":
@@ -121,6 +121,30 @@ class RunLog:
 
     def close(self):
         self.accelerator.end_training()
+
+
+def _start_tracker(accelerator, args, settings: dict):
+    """Starts --tracker for the run, with its settings. Raises GenPropError where W&B cannot be reached."""
+    # TensorBoard takes plain values only
+    plain = {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in settings.items()}
+    if args.tracker != "wandb":
+        accelerator.init_trackers(args.wandb_project, config=plain)
+        return
+    import wandb
+
+    # `dir` would override W&B's own variable
+    extra = {"entity": args.wandb_entity, "dir": os.environ.get("WANDB_DIR") or args.output_dir}
+    try:
+        accelerator.init_trackers(args.wandb_project, config=plain, init_kwargs={"wandb": extra})
+    except wandb.errors.Error as error:
+        raise GenPropError(
+            f"W&B did not start: {str(error).splitlines()[0]} "
+            "Log in, set WANDB_MODE=offline, or choose another --tracker."
+        ) from None
+
+
+def _numbers(scores: dict) -> list[tuple[str, float]]:
+    return [(name, value) for name, value in scores.items() if isinstance(value, (int, float))]
 
 
 def _add_gif(writer, tag: str, path: Path, step: int):

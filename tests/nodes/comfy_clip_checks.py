@@ -1,7 +1,7 @@
-"""What the nodes for whole clips must show inside ComfyUI; run like comfy_checks.py, whose helpers they share."""
+"""What the nodes for whole clips must show inside ComfyUI."""
 from fractions import Fraction
 
-import comfy_checks as c
+import comfy_shared as c
 import numpy as np
 import torch
 

@@ -1,8 +1,9 @@
-"""Runs the checks of comfy_checks.py and comfy_clip_checks.py in a process where `comfy` and `nodes` are ComfyUI's.
+"""Runs the checks of every comfy_*_checks.py in a process where `comfy` and `nodes` are ComfyUI's.
 
 python comfy_worker.py CHECKOUT REPOSITORY FOLDER RESULTS [NAME ...]
 
-FOLDER holds the mini's files (see random_mini.py); RESULTS becomes {check: None, or the traceback of its failure}.
+A check gets a Pack and raises when it fails. FOLDER holds the mini's files (see random_mini.py); RESULTS becomes
+{check: None, or the traceback of its failure}.
 """
 import asyncio
 import importlib
@@ -84,18 +85,17 @@ def main(checkout, repository, folder, results, *names):
 
     torch.set_num_threads(1)
     pack = Pack(Path(checkout).resolve(), Path(repository).resolve(), Path(folder).resolve())
-    sys.path.append(str(Path(__file__).resolve().parent))
-    import comfy_checks
-    import comfy_clip_checks
-
+    here = Path(__file__).resolve().parent
+    sys.path.append(str(here))
     found = {}
-    for name, check in {**vars(comfy_checks), **vars(comfy_clip_checks)}.items():
-        if name.startswith("check_") and (not names or name in names):
-            try:
-                check(pack)
-                found[name] = None
-            except Exception:
-                found[name] = traceback.format_exc()
+    for file in sorted(here.glob("comfy_*_checks.py")):
+        for name, check in vars(importlib.import_module(file.stem)).items():
+            if name.startswith("check_") and (not names or name in names):
+                try:
+                    check(pack)
+                    found[name] = None
+                except Exception:
+                    found[name] = traceback.format_exc()
     Path(results).write_text(json.dumps(found), encoding="utf-8")
 
 

@@ -15,7 +15,7 @@ import random_mini  # noqa: E402
 from comfy_checkouts import checkouts  # noqa: E402
 
 pytestmark = pytest.mark.comfyui
-FILES = [HERE / name for name in ("comfy_checks.py", "comfy_clip_checks.py")]
+FILES = sorted(HERE.glob("comfy_*_checks.py"))
 CHECKS = [n for f in FILES for n in re.findall(r"^def (check_\w+)", f.read_text(encoding="utf-8"), re.MULTILINE)]
 
 

@@ -1,0 +1,71 @@
+"""The frame rate of a clip, even or not: kept exactly, or its length kept."""
+from fractions import Fraction
+
+import av
+import pytest
+import torch
+from video_clips import clip
+
+from genprop_core.errors import GenPropError
+from genprop_core.video_io import probe, read_video, write_video
+
+RATES = [7, 24, Fraction(30000, 1001), Fraction(24000, 1001), Fraction(25, 2), Fraction(1000, 33)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+@pytest.mark.parametrize("fps", RATES)
+def test_frame_rate_is_kept_exactly(tmp_path, suffix, fps):
+    path = tmp_path / f"out{suffix}"
+    write_video(path, clip(5), fps)
+    info = probe(path)
+    assert (info.fps, info.frames, info.has_audio) == (Fraction(fps), 5, False)
+
+
+def test_a_float_rate_is_its_nearest_simple_fraction(tmp_path):
+    write_video(tmp_path / "out.mp4", clip(3), 30000 / 1001)
+    assert probe(tmp_path / "out.mp4").fps == Fraction(30000, 1001)
+
+
+def uneven(path, ticks):
+    """A clip whose frames are shown at these times, in 1/600 s, encoded as a phone or a screen recorder does."""
+    frames = clip(len(ticks))
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=24)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 600)
+        for image, tick in zip(frames.numpy(), ticks):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = tick, Fraction(1, 600)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return frames
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_a_variable_rate_keeps_every_frame_and_the_length(tmp_path, suffix):
+    """Twelve frames of 1/24 s, the fourth shown for most of a second: 800/600 s in all, so 9 frames a second."""
+    path = tmp_path / f"phone{suffix}"
+    frames = uneven(path, [0, 25, 50, 75, 600, 625, 650, 675, 700, 725, 750, 775])
+    info, video = probe(path), read_video(path)
+    assert info.uneven and video.frames.shape == frames.shape and video.fps == info.fps
+    assert float(info.fps) == pytest.approx(9, rel=0.01)
+    distance = (video.frames[:, None].double() - frames[None].double()).square().mean(dim=(2, 3, 4))
+    assert torch.equal(distance.argmin(dim=1), torch.arange(12)), "none doubled, none dropped"
+    write_video(tmp_path / "out.mp4", video.frames, video.fps)
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert float(stream.duration * stream.time_base) == pytest.approx(800 / 600, rel=0.01)
+
+
+def test_a_late_start_and_rounded_times_are_an_even_rate(tmp_path):
+    uneven(tmp_path / "late.mkv", [300 + 25 * k for k in range(12)])
+    write_video(tmp_path / "ntsc.mkv", clip(12), Fraction(30000, 1001))
+    for name, fps in (("late.mkv", 24), ("ntsc.mkv", Fraction(30000, 1001))):
+        info = probe(tmp_path / name)
+        assert info.fps == fps and not info.uneven
+
+
+@pytest.mark.parametrize("fps", [0, -5, float("nan"), float("inf"), "fast", None])
+def test_a_rate_that_is_none_is_an_error(tmp_path, fps):
+    with pytest.raises(GenPropError, match="Expected a frame rate above 0"):
+        write_video(tmp_path / "out.mp4", clip(2), fps)

@@ -1,0 +1,102 @@
+"""What the nodes take, and what they refuse in one line, inside ComfyUI."""
+
+import torch
+from comfy_shared import apply, clip, condition, encode, ksampler, mini, refuses, sampler
+
+
+def check_refusals(pack):
+    source, keyframe = clip(pack)
+    refuses(r"at least 2 frames, got 1", encode, pack, source=source[:1])
+    refuses(r"aspect ratio \(128x128\), got 64x128", encode, pack, keyframe=keyframe[:, :, :64])
+    refuses(r"one keyframe, got 2", encode, pack, keyframe=source[:2])
+    refuses(r"index from 0 to 7 .* got 8", encode, pack, keyframe_index=8)
+    refuses(r"mask has 3 frames, the video 8", encode, pack, mask=torch.zeros(3, 128, 128))
+    refuses(r"multiple of 32 .* got 100", encode, pack, width=100)
+    refuses(r"mask has 3 frames, the video 8", pack.run, "GenPropComposite", source=source, result=source,
+            mask=torch.zeros(3, 128, 128))  # fmt: skip
+    refuses("features, or model, condition and samples; got no condition, no samples", pack.run, "GenPropPredictMask",
+            model=mini(pack)["model"])  # fmt: skip
+
+
+def check_a_condition_for_another_size_is_refused(pack):
+    model, positive, negative, latent = apply(pack)
+    wrong = {"samples": torch.zeros(8, 4, 16, 24)}
+    refuses(r"8 frames at 128x128.* got 8 at 192x128", ksampler, pack, model, positive, negative, wrong)
+    few = {"samples": torch.zeros(4, 4, 16, 16)}
+    refuses(r"8 frames at 128x128.* got 4 at 128x128", ksampler, pack, model, positive, negative, few)
+    refuses(r"latent of 8 frames at 128x128 .* got 4 frames", pack.run, "GenPropPredictMask", condition=condition(pack),
+            model=model, samples=few)  # fmt: skip
+    assert torch.equal(ksampler(pack, model, positive, negative, latent), sampler(pack)[0])
+
+
+def check_a_model_that_is_not_svd_is_refused(pack):
+    import comfy.model_base
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    config = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "num_res_blocks": [1, 1],
+              "channel_mult": [1, 2], "transformer_depth": [0, 0], "transformer_depth_middle": 0, "context_dim": 32,
+              "transformer_depth_output": [0] * 4, "use_spatial_transformer": True, "legacy": False,
+              "adm_in_channels": None, "dtype": torch.float32, "use_temporal_attention": False,
+              "use_temporal_resblock": False}  # fmt: skip
+    other = comfy.supported_models.SD15(config).get_model({}, "")
+    patcher = comfy.model_patcher.ModelPatcher(other, torch.device("cpu"), torch.device("cpu"))
+    for node in ("GenPropSampler", "GenPropApply"):
+        refuses("Stable Video Diffusion MODEL, got BaseModel", pack.run, node, model=patcher,
+                condition=condition(pack))  # fmt: skip
+
+
+def check_adapters_that_do_not_fit_are_refused(pack):
+    import logging
+
+    adapters = pack.own("memory").open_adapters(pack.folder / "other_width.safetensors")
+    refuses(r"widths \[32, 64, 64\], this base has \[64, 64, 128\]", pack.own("memory").check_model,
+            mini(pack)["model"], adapters)  # fmt: skip
+    refuses(r"CLIP_VISION with 32 numbers .* got 64", encode, pack, adapters=adapters)
+    records = []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logging.getLogger(pack.name).addHandler(handler)
+    try:
+        near = pack.own("memory").open_adapters(pack.folder / "other_weights.safetensors")
+        pack.own("memory").check_model(mini(pack)["model"], near)  # a fine-tuned base: a warning only
+    finally:
+        logging.getLogger(pack.name).removeHandler(handler)
+    assert any("another base of the same widths" in r.getMessage() for r in records)
+
+
+def check_files_that_are_no_adapters_are_refused(pack):
+    folder = pack.folder / "models" / "genprop"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "notes.safetensors").write_text("not a safetensors file")
+    refuses("cannot be read as one", pack.run, "GenPropLoadAdapters", adapters_name="notes.safetensors")
+    (folder / "base.safetensors").write_bytes((pack.folder / "base.safetensors").read_bytes())
+    refuses("Expected GenProp adapters, but .* format 'genprop-mini-base'", pack.run, "GenPropLoadAdapters",
+            adapters_name="base.safetensors")  # fmt: skip
+    refuses("there is none", pack.run, "GenPropLoadAdapters", adapters_name="gone.safetensors")
+    (folder / "mine.safetensors").write_bytes((pack.folder / "adapters.safetensors").read_bytes())
+    options = pack.nodes.NODE_CLASS_MAPPINGS["GenPropLoadAdapters"].define_schema().inputs[0].options
+    assert options[0] == "mini (bundled)" and "mine.safetensors" in options
+    pack.run("GenPropLoadAdapters", adapters_name="mine.safetensors")
+
+
+def check_a_tiny_vae_of_another_scale_is_refused(pack):
+    vae = mini(pack)["vae"]
+    scale = vae.first_stage_model.vae_scale
+    try:
+        vae.first_stage_model.vae_scale = torch.nn.Parameter(torch.tensor(1.0))
+        refuses("tiny VAE with scale 1 instead of 0.18215", encode, pack)
+    finally:
+        vae.first_stage_model.vae_scale = scale
+
+
+def check_schemas(pack):
+    """Ids are stable for ever; every input and output says what it is."""
+    ids = [k for k in pack.nodes.NODE_CLASS_MAPPINGS if k.startswith("GenProp")]
+    assert ids == ["GenPropLoadAdapters", "GenPropLoadMini", "GenPropSampleClip", "GenPropEncodeCondition",
+                   "GenPropSampler", "GenPropApply", "GenPropPredictMask", "GenPropComposite", "GenPropKeyframes",
+                   "GenPropPropagate"]  # fmt: skip
+    for name in ids:
+        schema = pack.nodes.NODE_CLASS_MAPPINGS[name].define_schema()
+        assert schema.category == "GenProp" and schema.description
+        assert all(i.tooltip for i in schema.inputs) and all(o.tooltip for o in schema.outputs), name

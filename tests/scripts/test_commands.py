@@ -1,0 +1,104 @@
+"""demo.py and test.py: what they run, and what they print."""
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from comfyui_folder import checkout
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_demo_brings_the_sample_and_its_truth(demo):
+    arguments = demo.command(["--steps", "3"])
+    assert arguments[-2:] == ["--steps", "3"]
+    assert demo.given(arguments, "--base") == "mini"
+    assert Path(demo.given(arguments, "--out")) == ROOT / "output" / "demo"
+    assert demo.given(arguments, "--truth") and demo.given(arguments, "--truth-mask")
+
+
+@pytest.mark.parametrize("own", [["--source", "a.mp4", "--keyframe", "a.png"], ["--source=a.mp4", "--keyframe=a.png"]])
+def test_the_samples_truth_is_not_held_against_another_clip(own, demo):
+    arguments = demo.command(own + ["--out=here"])
+    assert demo.given(arguments, "--truth") is None and demo.given(arguments, "--truth-mask") is None
+    assert demo.given(arguments, "--source") == "a.mp4" and demo.given(arguments, "--keyframe") == "a.png"
+    assert demo.given(arguments, "--out") == "here"
+
+
+def test_another_keyframe_for_the_sample_has_no_truth_either(demo):
+    arguments = demo.command(["--keyframe", "mine.png"])
+    assert demo.given(arguments, "--source").endswith("source.mp4")
+    assert demo.given(arguments, "--truth") is None
+
+
+def test_the_table_shows_what_was_measured_and_dashes(demo):
+    metrics = {
+        "result": dict(psnr=27.123, ssim=0.9, psnr_outside=28, psnr_inside=25, mask_iou=0.87, removed=1.0),
+        "floors": {"copy_source": {"psnr": 20.5, "removed": 0.0}, "plain_svd": {"psnr": None}},
+    }
+    head, result, source, plain = demo.table(metrics)
+    assert head.split() == ["PSNR", "SSIM", "outside", "inside", "mask", "IoU", "removed"]
+    assert result.split() == ["GenProp", "27.12", "0.900", "28.00", "25.00", "0.87", "100%"]
+    assert source.split()[-6:] == ["20.50", "-", "-", "-", "-", "0%"]
+    assert plain.split()[-6:] == ["-"] * 6
+    assert len({len(line) for line in (head, result, source, plain)}) == 1
+
+
+def test_the_demo_fails_with_propagate_and_prints_no_old_table(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.json").write_text('{"result": {"psnr": 99}}')
+    monkeypatch.setattr(demo, "prepare", lambda folder, steps: sys.executable)
+    monkeypatch.setattr(demo, "run", lambda command, **more: 2)
+    assert demo.body(["--out", str(tmp_path)]) == 2
+    assert "99" not in capsys.readouterr().out
+
+
+def test_the_demo_says_where_the_picture_is(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.json").write_text('{"result": {"psnr": 27.5}, "floors": {}}')
+    ran = []
+    monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
+    monkeypatch.setattr(demo, "run", lambda command, **more: ran.append((command, more)) or 0)
+    assert demo.body(["--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert str(tmp_path / "comparison.png") in said and "27.50" in said
+    assert ran[0][0][:4] == ["python", "-m", "genprop_core", "propagate"] and ran[0][1] == {"PYTHONPATH": ROOT}
+
+
+def test_the_demo_says_why_there_are_no_scores(demo, tmp_path, monkeypatch, capsys):
+    (tmp_path / "metrics.json").write_text('{"result": {"psnr": null}, "floors": {}}')
+    monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
+    monkeypatch.setattr(demo, "run", lambda command, **more: 0)
+    assert demo.body(["--out", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert "No scores: they need --truth" in said and "GenProp" not in said
+
+
+@pytest.fixture
+def runner(scripts, monkeypatch):
+    """scripts/test.py under another name (`test` is a package of Python's own), and what it would have run."""
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    spec = importlib.util.spec_from_file_location("genprop_runner", ROOT / "scripts" / "test.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.ran = []
+    monkeypatch.setattr(module, "prepare", lambda folder, steps: folder.name)
+    monkeypatch.setattr(module, "run", lambda command, cwd, **more: module.ran.append((command, cwd, more)) or 5)
+    return module
+
+
+def test_arguments_go_to_pytest_and_its_exit_code_comes_back(runner, monkeypatch):
+    monkeypatch.setattr(runner, "find_comfyui", lambda: None)
+    assert runner.body(["tests/core", "-k", "edm"]) == 5
+    command = [".venv", "-m", "pytest", "tests/core", "-k", "edm"]
+    assert runner.ran == [(command, ROOT, {"COMFYUI_PATH": ""})]
+
+
+def test_full_size_and_comfyui(runner, monkeypatch, tmp_path):
+    monkeypatch.setattr(runner, "find_comfyui", lambda: checkout(tmp_path / "ComfyUI"))
+    runner.body(["-x", "--full-size"])
+    ((command, cwd, more),) = runner.ran
+    assert command == [".venv-comfyui", "-m", "pytest", "-m", "full_size", "-rP", "-x"]
+    assert (cwd, more) == (ROOT, {"COMFYUI_PATH": tmp_path / "ComfyUI"})
+
+
+def test_full_size_tests_are_left_out_unless_asked_for(pytestconfig):
+    assert "not full_size" in " ".join(pytestconfig.getini("addopts"))
