@@ -97,6 +97,13 @@ def _clip_arguments(parser):
         "--keyframes_max above 1 (default: %(default)s)",
     )
     clip.add_argument(
+        "--guide-later",
+        choices=SWITCH,
+        default="off",
+        help="guidance in windows that start from a made frame too: twice the time, and deeper colours window by "
+        "window (default: %(default)s)",
+    )
+    clip.add_argument(
         "--lossless",
         nargs="?",
         choices=SWITCH,
@@ -122,8 +129,8 @@ def _clip_arguments(parser):
     )
     clip.add_argument(
         "--colour-match",
-        choices=("off", "offset", "gain", "smooth"),
-        default="offset",
+        choices=("off", "offset", "gain", "smooth", "local"),
+        default="local",
         help="how windows after the first are matched to the source's colours (default: %(default)s)",
     )
     clip.add_argument("--refine", choices=SWITCH, default="off", help="let the mask follow the picture's edges")

@@ -21,7 +21,7 @@ class HeadlessWindows:
         self.default_frames, self.size_multiple = pipeline.base.defaults.num_frames, pipeline.base.size_multiple
         self.seconds, self.latents = dict.fromkeys(PHASES, 0.0), None
 
-    def run(self, source, keyframe, *, noise, progress=None):
+    def run(self, source, keyframe, *, noise, guided=True, progress=None):
         """See `WindowModel.run`. Running out of memory is one line that names the settings that help."""
         pipeline, settings, vae = self.pipeline, self.settings, self.pipeline.base.vae
         frames, _, height, width = source.shape
@@ -30,7 +30,8 @@ class HeadlessWindows:
             condition = pipeline.condition(source, keyframe, settings, settings.seed)
         clock.append(time.perf_counter())
         with pipeline.explained("sampling", what):
-            latents, mask = pipeline.sample(condition, noise, settings.sampler, progress)
+            sampler = settings.sampler if guided else settings.sampler.unguided()
+            latents, mask = pipeline.sample(condition, noise, sampler, progress)
         clock.append(time.perf_counter())
         chunk = settings.decode_chunk
         with pipeline.explained("decoding", what, *["decode_chunk"] * (chunk == 1)), pipeline.placement.use(vae):

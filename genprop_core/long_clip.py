@@ -39,7 +39,9 @@ class ClipSettings:
     a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match`
     for windows after the first. refine: whether the mask follows the picture's edges at full size. crop: "auto" works
     on the region around the edit where that is small, "off" on whole frames. inner_keyframes: whether a window that
-    holds more keyframes than its first shows each frame the nearest, for adapters that were trained so.
+    holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
+    whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
+    what was made.
     """
 
     window: int | None = None
@@ -53,10 +55,11 @@ class ClipSettings:
     feather: int = FEATHER
     mask_mode: str = "replace"
     second_pass: str = "off"
-    colour: str = "offset"
+    colour: str = "local"
     refine: bool = False
     crop: str = "off"
     inner_keyframes: bool = False
+    guide_later: bool = False
 
 
 @dataclass
@@ -115,6 +118,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         None if settings.colour == "off" else partial(colour.match, kind=settings.colour),
         None if settings.second_pass == "off" else partial(hide, how=settings.second_pass),
         keyframes if settings.inner_keyframes else {},
+        settings.guide_later,
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
     chain.counter.ahead = sum(chain.count(run) for run in runs)

@@ -55,6 +55,7 @@ def clip_settings_of(arguments) -> ClipSettings:
         refine=arguments.refine == "on",
         crop=arguments.crop,
         inner_keyframes=arguments.inner_keyframes == "on",
+        guide_later=arguments.guide_later == "on",
     )
 
 

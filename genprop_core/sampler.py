@@ -1,7 +1,7 @@
 """The denoising loop: Karras sigmas with SVD's guidance, and the mask read on the way."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -45,6 +45,10 @@ class SamplerSettings:
         low, high = self.guidance_range
         if not 0 <= low <= high:
             raise GenPropError(f"Expected a guidance range LOW <= HIGH of noise levels from 0 on, got {low} to {high}.")
+
+
+    def unguided(self) -> "SamplerSettings":
+        return replace(self, min_cfg=1.0, max_cfg=1.0)
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,7 @@ class Chain:
     [n,1,H,W], or None where there is none. colour(made, source, mask) -> made with its colours matched, or None.
     hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass. keyframes: {frame index:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
+    guide_later: whether windows that start from a made frame are sampled with guidance too.
     """
 
     model: WindowModel
@@ -71,6 +72,7 @@ class Chain:
     colour: object = None
     hide: object = None
     keyframes: dict = field(default_factory=dict)
+    guide_later: bool = False
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
@@ -138,11 +140,12 @@ class Chain:
     def _make(self, part, source, keyframe, first: bool):
         """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""
         noise, keyframe = self.noise(part), self._nearest(part, keyframe)
-        frames, mask = self.model.run(source, keyframe, noise=noise, progress=self.counter.step())
+        guided = first or self.guide_later
+        frames, mask = self.model.run(source, keyframe, noise=noise, guided=guided, progress=self.counter.step())
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
-            frames, _ = self.model.run(hidden, keyframe, noise=noise, progress=self.counter.step())
+            frames, _ = self.model.run(hidden, keyframe, noise=noise, guided=guided, progress=self.counter.step())
         if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
             frames = self.colour(frames, source, shown)
         return frames, mask, shown

@@ -26,6 +26,7 @@ class WindowModel(Protocol):
         keyframe: torch.Tensor,
         *,
         noise: torch.Tensor,
+        guided: bool = True,
         progress: Callable[[int, int], None] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The window as (frames [T,3,H,W] in [0,1], mask probability [T,1,H/8,W/8] or None without adapters).
@@ -33,6 +34,7 @@ class WindowModel(Protocol):
         source: [T,3,H,W] in [0,1] at the working size, what the SCE sees: in a second pass the region is hidden in it
         already. keyframe: [3,H,W] in [0,1], the edited first frame of the window; with `inner_keyframes`, where the
         window holds more of them, [T,3,H,W] with the nearest for each frame. noise: unit noise [1,T,4,H/8,W/8].
+        guided: False samples without guidance.
         progress(step, steps) is called after every sampling step; what it raises stops the window.
         """
         ...

@@ -1,5 +1,5 @@
 """One pass of the sampler over the frames of a segment, and the mask that is read on the way. No nodes here."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management as mm
 import comfy.sample
@@ -29,6 +29,9 @@ class Sampling:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+
+    def unguided(self) -> "Sampling":
+        return replace(self, min_guidance=1.0, max_guidance=1.0)
 
 
 def conditioning(condition: EncodedCondition, segment: Segment, control):

@@ -98,6 +98,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Boolean.Input("inner_keyframes", default=ClipSettings.inner_keyframes, optional=True,
                                  tooltip="Show each frame of a window the nearest of its keyframes. For adapters that "
                                          "were trained with several keyframes a window."),
+                io.Boolean.Input("guide_later", default=ClipSettings.guide_later, optional=True,
+                                 tooltip="Guidance in windows that start from a made frame too: twice the time, and "
+                                         "deeper colours window by window."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),
@@ -119,7 +122,8 @@ class GenPropPropagate(io.ComfyNode):
     def execute(cls, model, clip_vision, vae, adapters, source, keyframes, seed, steps, min_guidance, max_guidance,
                 sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
                 overlap, find_shots, keep_background, grow, feather, mask_mode, second_pass, colour, refine, crop,
-                mask=None, inner_keyframes=ClipSettings.inner_keyframes) -> io.NodeOutput:  # fmt: skip
+                mask=None, inner_keyframes=ClipSettings.inner_keyframes,
+                guide_later=ClipSettings.guide_later) -> io.NodeOutput:  # fmt: skip
         told = Told(fps, motion_bucket, noise_augmentation)
         sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
         windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
@@ -132,7 +136,7 @@ class GenPropPropagate(io.ComfyNode):
         settings = ClipSettings(
             window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
-            inner_keyframes=inner_keyframes,
+            inner_keyframes=inner_keyframes, guide_later=guide_later,
         )  # fmt: skip
         bar = comfy.utils.ProgressBar(1)
 

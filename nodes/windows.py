@@ -38,7 +38,7 @@ class ComfyWindows:
     def size_multiple(self) -> int:
         return self.adapters.size_multiple
 
-    def run(self, source, keyframe, *, noise, progress=None):
+    def run(self, source, keyframe, *, noise, guided=True, progress=None):
         """See `WindowModel.run`."""
         mm.throw_exception_if_processing_interrupted()
         plan = [tuple(range(len(source)))]
@@ -51,7 +51,8 @@ class ComfyWindows:
             if progress is not None:
                 progress(step + 1, steps)
 
-        latents, mask = sample_pass(self.model, condition, condition.segments[0], self.sampling, self.seed, noise[0],
+        sampling = self.sampling if guided else self.sampling.unguided()
+        latents, mask = sample_pass(self.model, condition, condition.segments[0], sampling, self.seed, noise[0],
                                     callback)  # fmt: skip
         mm.throw_exception_if_processing_interrupted()
         return self.decoded(latents, source.shape), mask

@@ -71,3 +71,11 @@ def test_colour_drift_is_taken_off_after_the_first_window():
             find_shots=False, colour=kind)).change_outside for kind in ("off", "offset")
     )  # fmt: skip
     assert matched[8:].mean() < 0.7 * drifted[8:].mean() and torch.equal(matched[:6], drifted[:6])
+
+
+def test_guidance_is_for_windows_that_start_from_a_keyframe():
+    frames, keys = clip(26), {5: edited(clip(26), 5)}
+    for later, wanted in ((False, [True, True, False, False]), (True, [True] * 4)):
+        model = StandIn()
+        propagate_clip(model, frames, keys, ClipSettings(find_shots=False, guide_later=later))
+        assert [call["guided"] for call in model.calls][:4] == wanted
