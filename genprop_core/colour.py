@@ -19,6 +19,7 @@ CELL = 8  # pixels a side of the patches whose means are compared: one latent
 ROUNDS = 8  # of reweighting; more changes nothing
 KINDS = ("offset", "gain", "smooth", "local")
 REACHES = (16.0, 8.0, 4.0, 2.0)  # in patches: how far around a place "local" looks, from coarse to fine
+THING = 0.06  # a shift of "local" larger than this is less and less likely light, and more and more another thing
 SURE = 0.5  # weight of patches in reach from which on a reach counts half
 STIFFNESS = 1e-4  # pull of every term but the shift towards 0: what the colours there do not show is not made up
 
@@ -77,17 +78,13 @@ def _field(shift: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     Weighted means over smaller and smaller surroundings, each of what the larger ones left; where a surrounding holds
     no patch that counts, what the larger ones found stays (the pull and push of Gortler et al. 1996).
     """
-    total = weight.sum((2, 3), keepdim=True).clamp(min=1e-6)
     field = torch.zeros_like(shift)
     for reach in (None, *REACHES):
         error = shift - field
         size = error.abs().mean(1, keepdim=True)
-        middle = torch.stack([s[w > 0].median() if (w > 0).any() else s.new_zeros(()) for s, w in zip(size, weight)])
-        scale = (3 * middle.view(-1, 1, 1, 1)).clamp(min=1 / 255)
-        sure = weight * (1 + (size / scale).square()).pow(-2)
+        sure = weight * (1 + (size / THING).square()).pow(-3)
         if reach is None:
             field = field + (error * sure).sum((2, 3), keepdim=True) / sure.sum((2, 3), keepdim=True).clamp(min=1e-6)
-            field = torch.where(total > 1e-6, field, torch.zeros_like(field))
         else:
             near = _blur(sure, reach)
             field = field + _blur(error * sure, reach) / (near + SURE)
