@@ -1,10 +1,9 @@
-"""Arguments of the command line, and one place where errors become one plain line."""
+"""Arguments of the command line, and the command that they start."""
 
 import argparse
-import sys
 from pathlib import Path
 
-from .errors import GenPropError
+from .errors import exit_code
 
 DTYPES = ("fp32", "bf16", "fp16")
 SWITCH = ("on", "off")
@@ -166,27 +165,24 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
     """Runs a command; returns the exit code. Errors a user can act on are one line on stderr."""
     arguments = build_parser().parse_args(argv)
-    try:
-        if arguments.command == "propagate" and arguments.manifest is not None:
-            from .manifest import run_manifest
+    return exit_code(lambda: _run(arguments), "nothing was written")
 
-            return run_manifest(arguments)
-        if arguments.command == "propagate":
-            from .propagate import run
 
-            run(arguments)
-        elif arguments.command == "convert":
-            from .convert import convert
+def _run(arguments) -> int | None:
+    """The chosen command; an exit code where it has one of its own."""
+    if arguments.command == "propagate" and arguments.manifest is not None:
+        from .manifest import run_manifest
 
-            convert(arguments.src, arguments.dst)
-        else:
-            from .import_checkpoint import import_checkpoint
+        return run_manifest(arguments)
+    if arguments.command == "propagate":
+        from .propagate import run
 
-            print(*import_checkpoint(arguments.old, arguments.out, arguments.base).lines(), sep="\n")
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: nothing was written", file=sys.stderr)
-        return 130
-    return 0
+        run(arguments)
+    elif arguments.command == "convert":
+        from .convert import convert
+
+        convert(arguments.src, arguments.dst)
+    else:
+        from .import_checkpoint import import_checkpoint
+
+        print(*import_checkpoint(arguments.old, arguments.out, arguments.base).lines(), sep="\n")

@@ -1,7 +1,26 @@
-"""Errors a user can act on. The command line and the nodes print these as one plain line."""
+"""Errors a user can act on. The command lines and the nodes print these as one plain line."""
+
+import sys
 
 
 class GenPropError(ValueError):
     """Something given to us does not fit. The message says what was expected, what came, and what to do."""
 
     __module__ = "genprop_core.errors"  # ComfyUI shows it, and would load us under the path of the pack
+
+
+def exit_code(body, stopped: str | None = None) -> int:
+    """Runs a command's body and returns its exit code: what the body returned, or 0.
+
+    A GenPropError is one line on stderr and 2. stopped: what to say of Ctrl+C, which is then 130.
+    """
+    try:
+        return body() or 0
+    except GenPropError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if stopped is None:
+            raise
+        print(f"stopped: {stopped}", file=sys.stderr)
+        return 130

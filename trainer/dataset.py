@@ -82,15 +82,20 @@ def find_triples(folder) -> list[Triple]:
     return [Triple(n, *(found[part][n] for part in FOLDERS), tasks.get(n, TASKS[0])) for n in names]
 
 
-def read_tasks(path: Path, names) -> dict[str, str]:
-    """The tasks of tasks.csv (columns name, task); empty where there is no such file."""
+def read_column(path: Path, column: str) -> dict[str, str]:
+    """{clip: text} of a table with the columns name and `column`; empty where there is no such file."""
     if not path.is_file():
         return {}
     with open(path, newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file)
-        if not {"name", "task"} <= set(rows.fieldnames or ()):
-            raise GenPropError(f"Expected the columns name and task in {path}, got {rows.fieldnames}.")
-        tasks = {Path(row["name"].strip()).stem: (row["task"] or "").strip() for row in rows}
+        if not {"name", column} <= set(rows.fieldnames or ()):
+            raise GenPropError(f"Expected the columns name and {column} in {path}, got {rows.fieldnames}.")
+        return {Path(row["name"].strip()).stem: (row[column] or "").strip() for row in rows}
+
+
+def read_tasks(path: Path, names) -> dict[str, str]:
+    """The tasks of tasks.csv (columns name, task); empty where there is no such file."""
+    tasks = read_column(path, "task")
     unknown = sorted(set(tasks) - set(names))
     if unknown:
         raise GenPropError(f"{path} names clips that are not in the folders: {', '.join(unknown)}. Remove these rows.")

@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from genprop_core.errors import GenPropError
+from genprop_core.errors import exit_code
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
 from genprop_core.sampler import GUIDES, SOLVERS
@@ -21,6 +21,7 @@ from .arguments import resolution
 from .baselines import NAMES
 from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows
 from .html_report import page
+from .kept_rows import KeptRows
 from .score_table import combine, table
 
 __all__ = ["KEYS", "control_means", "main", "parse", "run", "table"]
@@ -92,11 +93,8 @@ def run(arguments) -> dict:
         sort_keys=True,
     )  # fmt: skip
     out = arguments.json or arguments.html
-    partial = out.with_suffix(".partial.jsonl") if out else None
-    rows = {}
-    if partial and partial.exists():
-        lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        rows = {r["clip"]: r for r in lines if r.pop("key", None) == key}
+    kept = KeptRows(out, key)
+    rows = {row["clip"]: row for row in kept.read()}
     jobs = [(i, i < arguments.controls) for i in range(len(clips))]
     todo = [(i, c) for i, c in jobs if clips.names[i] not in rows or (c and "controls" not in rows[clips.names[i]])]
     start = time.monotonic()
@@ -104,17 +102,13 @@ def run(arguments) -> dict:
     made = shared_rows(arguments, todo) if shared else (evaluate_clip(bench, *job) for job in todo)
     for done, row in enumerate(made, 1):
         rows[row["clip"]] = row
-        if partial:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, **row}) + "\n")
+        kept.add(row)
         left = (time.monotonic() - start) / done * (len(todo) - done)
         print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
               flush=True)  # fmt: skip
     print(file=sys.stderr)
     report = finish(bench, [rows[name] for name in clips.names], arguments)
-    if partial:
-        partial.unlink(missing_ok=True)
+    kept.remove()
     return report
 
 
@@ -142,12 +136,7 @@ def finish(bench: Bench, rows: list[dict], arguments) -> dict:
 
 
 def main(argv=None) -> int:
-    try:
-        print(table(run(parse(argv))))
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code(lambda: print(table(run(parse(argv)))))
 
 
 if __name__ == "__main__":

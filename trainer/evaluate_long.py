@@ -17,7 +17,7 @@ import torch
 
 from genprop_core.compositing import composite
 from genprop_core.confidence import to_size
-from genprop_core.errors import GenPropError
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import write_json
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings
@@ -25,7 +25,8 @@ from genprop_core.metrics import colour_drift, iou, psnr, seam_jump
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
-from .long_tables import markdown
+from .kept_rows import KeptRows
+from .long_tables import markdown, put_into
 from .mini.clips import FIRST_HELD_OUT_SEED, FRAMES, SIZE, make_clip
 
 NEAR = 4  # frames that stand for one in the scores inside the mask, so that an occluded moment does not decide
@@ -131,8 +132,8 @@ def run(arguments) -> dict:
     )  # fmt: skip
     key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
-    partial = arguments.json.with_suffix(".partial.jsonl") if arguments.json else None
-    rows = _kept(arguments.json, key) | _kept_lines(partial, key)
+    kept = KeptRows(arguments.json, key)
+    rows = _reported(arguments.json, key) | {(line["name"], line["seed"]): line["row"] for line in kept.read()}
     wanted = [(name, FIRST_HELD_OUT_SEED + i) for n, name in enumerate(VARIANTS) if name in arguments.variants
               for i in range(arguments.clips if n < 2 else min(arguments.clips, arguments.ablation_clips))]  # fmt: skip
     for number, (name, seed) in enumerate(wanted, 1):
@@ -140,10 +141,7 @@ def run(arguments) -> dict:
         if (name, seed) in rows:
             continue
         rows[name, seed] = measure(model, seed, arguments.frames, name, settings)
-        if partial:
-            partial.parent.mkdir(parents=True, exist_ok=True)
-            with open(partial, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": key, "name": name, "seed": seed, "row": rows[name, seed]}) + "\n")
+        kept.add({"name": name, "seed": seed, "row": rows[name, seed]})
     report = {
         "frames": arguments.frames,
         "steps": arguments.steps,
@@ -159,11 +157,11 @@ def run(arguments) -> dict:
     }
     if arguments.json:
         write_json(arguments.json, report)
-        partial.unlink(missing_ok=True)
+    kept.remove()
     return report
 
 
-def _kept(path, key) -> dict:
+def _reported(path, key) -> dict:
     """{(variant, seed): row} of an earlier report with the same weights and settings."""
     if path is None or not path.exists():
         return {}
@@ -172,27 +170,16 @@ def _kept(path, key) -> dict:
     return {(name, int(seed)): row for name, rows in variants for seed, row in rows.items()}
 
 
-def _kept_lines(partial, key) -> dict:
-    """The same of a run that was stopped."""
-    if partial is None or not partial.exists():
-        return {}
-    lines = [json.loads(line) for line in partial.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    return {(line["name"], line["seed"]): line["row"] for line in lines if line["key"] == key}
-
-
 def main(argv=None) -> int:
     arguments = parse(argv)
-    try:
+
+    def body():
         text = markdown(run(arguments))
         if arguments.markdown:
-            from .long_tables import put_into
-
             put_into(arguments.markdown, text)
         print(text)
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code(body)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from genprop_core.errors import GenPropError
 from genprop_core.images import SUFFIXES, read_image
 from genprop_core.video_io import probe
 
-from .dataset import FOLDERS, list_clips, read_frames, read_tasks, resize, working_size
+from .dataset import FOLDERS, list_clips, read_column, read_frames, read_tasks, resize, working_size
 from .mini.clips import FIRST_HELD_OUT_SEED, make_clip
 
 KEYFRAMES = "keyframes"  # NAME.png: the edited first frame of a clip that has no edited video
@@ -93,7 +93,7 @@ class DataFolder:
                 f"{len(names)} clips of which none has one. Add them."
             )
         self.tasks = read_tasks(self.folder / "tasks.csv", names)
-        self.prompts = read_prompts(self.folder / PROMPTS)
+        self.prompts = read_column(self.folder / PROMPTS, "prompt")
 
     def __len__(self):
         return len(self.names)
@@ -131,16 +131,3 @@ class DataFolder:
         if self.size is not None:
             return working_size(info.width, info.height, self.size, self.multiple)
         return tuple(max(1, round(v / self.multiple)) * self.multiple for v in (info.height, info.width))
-
-
-def read_prompts(path: Path) -> dict[str, str]:
-    """The prompts of prompts.csv; empty where there is no such file."""
-    import csv
-
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        if not {"name", "prompt"} <= set(rows.fieldnames or ()):
-            raise GenPropError(f"Expected the columns name and prompt in {path}, got {rows.fieldnames}.")
-        return {Path(row["name"].strip()).stem: row["prompt"].strip() for row in rows}

@@ -21,7 +21,7 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 
 import numpy as np
 
-from genprop_core.errors import GenPropError
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic
 from genprop_core.video_io import write_video
 from trainer.dataset import FOLDERS
@@ -162,20 +162,16 @@ def main(argv=None) -> int:
     parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
     args = parser.parse_args(argv)
     settings = PairSettings(args.seed, args.num_frames, args.short_side or None, args.shadow)
-    try:
+
+    def body():
         from accelerate import PartialState
 
         state = PartialState()
         progress = Live(state.is_main_process).counter("pairs")
         share = (state.process_index, state.num_processes)
         make_pairs(args.videos, args.out, args.num_pairs, settings, args.num_workers, share, progress)
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: the same command goes on from here", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(body, "the same command goes on from here")
 
 
 if __name__ == "__main__":

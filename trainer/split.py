@@ -20,7 +20,7 @@ from pathlib import Path
 if __name__ == "__main__":  # run by its path: the repository's root is not on sys.path then
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from genprop_core.errors import GenPropError
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic, write_json
 from trainer.dataset import FOLDERS, find_triples, list_clips
 
@@ -123,13 +123,12 @@ def main(argv=None) -> int:
     parser.add_argument("--seed", type=int, default=42, help="of the choice (default: %(default)s)")
     parser.add_argument("--dry_run", action="store_true", help="only say what would be moved")
     args = parser.parse_args(argv)
-    try:
+
+    def body():
         names = split(args.train_dir, args.val_dir, args.num_samples, args.seed, args.dry_run)
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"{'would move' if args.dry_run else 'moved'} {len(names)} clips to {args.val_dir}", *names, sep="\n  ")
-    return 0
+        print(f"{'would move' if args.dry_run else 'moved'} {len(names)} clips to {args.val_dir}", *names, sep="\n  ")
+
+    return exit_code(body)
 
 
 if __name__ == "__main__":

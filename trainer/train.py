@@ -27,7 +27,7 @@ from genprop_core.attach import attach
 from genprop_core.base import load_base
 from genprop_core.checkpoint import load_adapters
 from genprop_core.conditioning import NOISE_AUGMENTATION, Condition, micro_conditions
-from genprop_core.errors import GenPropError
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.losses import LossSettings
 from trainer import arguments, checkpoint_state, gradient_checkpointing
 from trainer.dataset import find_triples
@@ -281,15 +281,7 @@ def run(args):
 def main(argv=None) -> int:
     """Runs the command line; returns the exit code. An error that a user can act on is one line on stderr."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        run(arguments.parse(argv))
-    except GenPropError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped: continue with --resume_from_checkpoint latest", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code(lambda: run(arguments.parse(argv)), "continue with --resume_from_checkpoint latest")
 
 
 if __name__ == "__main__":

@@ -96,13 +96,8 @@ def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SH
             seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
             selective = SELECTIVE * selectivity(stage.progress, 1, *shares)
             terms = _terms(unet, taps, adapters, batch, seeds, settings, selective)
-            optimizer.zero_grad(set_to_none=True)
-            terms["total"].backward()
-            norm = torch.nn.utils.clip_grad_norm_(trainable, 1.0).item()
-            optimizer.step()
-            stage.step += 1
-            ema.update(stage.step)
-            for key, value in (terms | {"norm": torch.tensor(norm)}).items():
+            norm = stage.descend(terms["total"])
+            for key, value in (terms | {"norm": norm}).items():
                 running[key] = running.get(key, 0.0) + value.item()
             counted += 1
             if stage.step % 100 == 0:

@@ -80,12 +80,7 @@ def train(folder, minutes, seed=0):
         batch["target"] = batch[side]
         rate = stage.learning_rate(PEAK_RATE)
         loss = _loss(unet, batch, g)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
-        optimizer.step()
-        stage.step += 1
-        ema.update(stage.step)
+        stage.descend(loss)
         running.append(loss.item())
         if stage.step % 100 == 0:
             stage.log(loss=sum(running) / len(running), lr=rate, pairs=len(pairs))

@@ -41,6 +41,17 @@ class Stage:
             group["lr"] = rate * group.get("scale", 1.0)
         return rate
 
+    def descend(self, loss) -> torch.Tensor:
+        """One optimiser step down `loss`, with gradients clipped to norm 1. Their norm before that."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self._parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        if self.ema is not None:
+            self.ema.update(self.step)
+        return norm
+
     def log(self, **values):
         row = {"step": self.step, "minutes": round(self.elapsed / 60, 2), **values}
         self.folder.mkdir(parents=True, exist_ok=True)

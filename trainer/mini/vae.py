@@ -94,12 +94,7 @@ def train(folder, minutes, seed=0):
         error = F.mse_loss(out, frames)
         spread = (z.std(dim=(0, 2, 3)) - 1).square().mean() + z.mean(dim=(0, 2, 3)).square().mean()
         loss = error + 0.02 * F.l1_loss(out, frames) + 0.01 * spread
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        stage.step += 1
-        ema.update(stage.step)
+        stage.descend(loss)
         if stage.step % 50 == 0:
             stage.log(loss=loss.item(), psnr=-10 * torch.log10(error / 4).item(), spread=spread.item(), lr=rate)
         if stage.elapsed - saved > 120:
