@@ -106,8 +106,9 @@ def make_accelerator(args) -> Accelerator:
     return accelerator
 
 
-def new_adapters(args, base) -> GenPropAdapters:
-    """Fresh adapters, or those of --init_adapters. Sets the three settings of their form that were not given."""
+def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
+    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the three settings of their form that
+    were not given."""
     file = None if args.init_adapters is None else load_adapters(args.init_adapters)
     form = dict(arguments.FORM)
     if file is not None:
@@ -122,9 +123,10 @@ def new_adapters(args, base) -> GenPropAdapters:
         )
     vars(args).update(form | given)
     if file is not None:
-        return file.adapters
+        return file.adapters, file.digest
     selection = args.selection == "on"
-    return GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
+    made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
+    return made, None
 
 
 def load_data(args, accelerator, base, encoder):
@@ -155,7 +157,7 @@ def run(args):
     """One run from its settings (arguments.parse). Raises GenPropError for anything a user can put right."""
     base = svd_without_weights() if args.dry_run and args.base == "svd" else load_base(args.base)
     set_seed(args.seed)  # of the new weights; everything else has seeds of its own
-    adapters = new_adapters(args, base)
+    adapters, started_from = new_adapters(args, base)
     if args.dry_run:
         print(table(base, adapters, args))
         return
@@ -226,6 +228,7 @@ def run(args):
                 "step": step,
                 "clips": len(entries),
                 "settings": identity,
+                "started_from": started_from,
             }
             checkpoints.save(step, state, identity, weights, fingerprint, provenance)
         accelerator.wait_for_everyone()
