@@ -1,7 +1,9 @@
 """Runs the tests in their own virtual environment, which the first run makes. `--help` says more.
 
-Further arguments go on to pytest; paths in them are relative to the repository.
+Further arguments go on to pytest; paths in them are relative to the repository. Without any, the tests are shared out
+among two processes, file by file.
 """
+import os
 import sys
 
 if sys.version_info < (3, 10):
@@ -23,13 +25,16 @@ def body(arguments):
     if {"-h", "--help"} & set(arguments):
         say(HELP)
         return 0
-    passed_on = [argument for argument in arguments if argument != "--full-size"]
+    passed_on, threads = [argument for argument in arguments if argument != "--full-size"], {}
+    if not arguments and (os.cpu_count() or 1) > 1:
+        passed_on = ["-n", "2", "--dist", "loadfile"]
+        threads = {"OMP_NUM_THREADS": (os.cpu_count() or 1) // 2}
     if len(passed_on) < len(arguments):
         passed_on = ["-m", "full_size", "-rP"] + passed_on  # -rP shows the times and memory that passing tests print
     checkout = find_comfyui()
     say("ComfyUI: {}".format(checkout or "no checkout found, so its tests are skipped"))
     python = prepare(*(with_comfyui(checkout, tests=True) if checkout else plain(tests=True)))
-    return run([python, "-m", "pytest"] + passed_on, ROOT, COMFYUI_PATH=checkout or "")
+    return run([python, "-m", "pytest"] + passed_on, ROOT, COMFYUI_PATH=checkout or "", **threads)
 
 
 if __name__ == "__main__":

@@ -53,6 +53,18 @@ def pytest_collection_modifyitems(config, items):
                 config.comfyui_skipped.append(item.name)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):  # one of several processes (pytest-xdist): the first one tells
+        session.config.workeroutput["comfyui_skipped"] = session.config.comfyui_skipped
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    found = getattr(node, "workeroutput", {}).get("comfyui_skipped", [])
+    node.config.comfyui_skipped = sorted({*node.config.comfyui_skipped, *found})
+
+
 def pytest_terminal_summary(terminalreporter, config):
     if config.comfyui_skipped:
         what = f"COMFYUI TESTS SKIPPED ({len(config.comfyui_skipped)} FILES AND TESTS)"

@@ -92,6 +92,14 @@ def test_arguments_go_to_pytest_and_its_exit_code_comes_back(runner, monkeypatch
     assert runner.ran == [(command, ROOT, {"COMFYUI_PATH": ""})]
 
 
+def test_the_whole_suite_is_shared_by_two_processes(runner, monkeypatch):
+    monkeypatch.setattr(runner, "find_comfyui", lambda: None)
+    for cores, options, threads in ((4, ["-n", "2", "--dist", "loadfile"], {"OMP_NUM_THREADS": 2}), (1, [], {})):
+        monkeypatch.setattr(runner.os, "cpu_count", lambda cores=cores: cores)
+        runner.body([])
+        assert runner.ran[-1] == ([".venv", "-m", "pytest", *options], ROOT, {"COMFYUI_PATH": "", **threads})
+
+
 def test_full_size_and_comfyui(runner, monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "find_comfyui", lambda: checkout(tmp_path / "ComfyUI"))
     runner.body(["-x", "--full-size"])

@@ -5,7 +5,9 @@ import json
 import torch
 
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
+from genprop_core.conditioning import SCALING
 from trainer import evaluate
+from trainer.mini.base import make_condition, several_keyframes
 from trainer.mini.stage import EMA, Stage, read_log
 
 
@@ -64,6 +66,23 @@ def test_the_log_is_read_back(tmp_path):
     _, _, _, stage = _stage(tmp_path)
     stage.log(loss=0.5)
     assert read_log(tmp_path, "toy")[0]["loss"] == 0.5
+
+
+def test_with_several_keyframes_every_frame_is_shown_one_near_to_it():
+    g = torch.Generator().manual_seed(0)
+    clean = torch.arange(8.0).view(1, 8, 1, 1, 1).expand(64, 8, 4, 2, 2) * SCALING  # frame t holds t, unscaled
+    batch = {"target": clean, "source": clean, "image": torch.full((64, 4, 2, 2), -1.0), "clip": torch.zeros(64, 1, 8)}
+    condition = make_condition(batch)
+    assert several_keyframes(condition, clean, g, 0.0).image_latents.equal(condition.image_latents)
+    shown = several_keyframes(condition, clean, g, 1.0).image_latents[:, :, 0, 0, 0].round().long()
+    for row in shown:
+        keys = row.unique()
+        assert len(keys) >= 2 and row[keys].equal(keys)  # a keyframe's own frame shows it
+        distance = (torch.arange(8)[:, None] - keys[None]).abs()
+        assert (row - torch.arange(8)).abs().equal(distance.amin(dim=1))
+    mixed = several_keyframes(condition, clean, g, 0.5).image_latents
+    alone = (mixed == condition.image_latents).flatten(1).all(1).sum()
+    assert 16 < alone < 48 and condition.image_latents.max() == -1  # the given condition stays as it is
 
 
 def test_all_weights_together_are_small():

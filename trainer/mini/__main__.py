@@ -12,6 +12,9 @@ def main():
     parser.add_argument(
         "--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)"
     )
+    parser.add_argument(
+        "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if arguments.stage == "cache":
@@ -40,7 +43,8 @@ def main():
         from .base import train
     else:
         from .adapters import train
-    print(train(arguments.work, arguments.minutes, arguments.seed))
+    extra = {} if arguments.stage == "vae" else {"start": arguments.start}
+    print(train(arguments.work, arguments.minutes, arguments.seed, **extra))
 
 
 if __name__ == "__main__":

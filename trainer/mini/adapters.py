@@ -6,7 +6,7 @@ import torch
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
-from genprop_core.checkpoint import Fingerprint, save_adapters
+from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.files import load_tensors
 from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
 
@@ -47,17 +47,23 @@ def state_name(config: dict) -> str:
     return "-".join(["adapters", *(f"{k}_{v}" for k, v in sorted(config.items()))])
 
 
-def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SHARE, RAMP_SHARE), **config):
+def train(
+    folder, minutes, seed=0, start=None, base_folder=None, steps=None, shares=(COPY_SHARE, RAMP_SHARE), **config
+):
     """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
 
-    base_folder: where base.safetensors and the cache are, `folder` by default. shares: of `selectivity`. config: of
-    AdapterConfig (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
+    start: an adapter file to go on from with a fresh optimiser; without one they start fresh. base_folder: where
+    base.safetensors and the cache are, `folder` by default. shares: of `selectivity`. config: of AdapterConfig
+    (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
     unet = new_unet()
     unet.load_state_dict(load_tensors(f"{base_folder}/base.safetensors")[0])
     unet.eval().requires_grad_(False)
     adapters = GenPropAdapters.from_unet(unet, **config)
+    found = None if start is None else load_adapters(start)
+    if found is not None:
+        adapters.load_state_dict(found.adapters.state_dict())
     trainable = adapters.trainable()
     copied = [p for p in adapters.sce.parameters() if p.requires_grad]
     groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
@@ -67,6 +73,8 @@ def train(folder, minutes, seed=0, base_folder=None, steps=None, shares=(COPY_SH
     name = state_name(config)
     stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
     provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, **config}
+    if found is not None:
+        provenance["started_from"] = found.digest
 
     def export():
         kept = [p.detach().clone() for p in trainable]
