@@ -20,15 +20,16 @@ def norm_groups(channels: int) -> int:
 
 
 class Injection(nn.Module):
-    """GroupNorm -> zero-initialised 1x1x1 convolution, times a learned gate of the noise level that starts at 1.
+    """Zero-initialised 1x1x1 convolution, times a learned gate of the noise level that starts at 1.
 
     Frames are the batch, so the convolution is a 1x1 over [B*T,C,h,w]. Only the convolution starts at zero (one zero
-    in the chain, never two): it moves at the first optimiser step, gate, norm and SCE at the second.
+    in the chain, never two): it moves at the first optimiser step, gate and SCE at the second. normed: a GroupNorm
+    before the convolution.
     """
 
-    def __init__(self, channels: int, init_std: float = 0.0):
+    def __init__(self, channels: int, init_std: float = 0.0, normed: bool = False):
         super().__init__()
-        self.norm = nn.GroupNorm(norm_groups(channels), channels)
+        self.norm = nn.GroupNorm(norm_groups(channels), channels) if normed else nn.Identity()
         self.conv = nn.Conv2d(channels, channels, 1)
         self.gate_weight = nn.Parameter(torch.zeros(channels, GATE_TERMS))
         nn.init.normal_(self.conv.weight, std=init_std) if init_std else nn.init.zeros_(self.conv.weight)
@@ -100,7 +101,9 @@ class GenPropAdapters(nn.Module):
         # The fused SCE has a zero-initialised projection already, so its injections start small instead of zero.
         std = 1e-3 if config.sce == "fused" else 0.0
         pairs = zip(config.tap_widths(), config.active_taps())
-        self.injections = nn.ModuleList(Injection(width, std) if active else nn.Identity() for width, active in pairs)
+        self.injections = nn.ModuleList(
+            Injection(width, std, config.injection_norm) if active else nn.Identity() for width, active in pairs
+        )
         self.selection = Selection(config.tap_widths()) if config.selection else None
         self.mpd = MaskPredictionDecoder(config.base.block_out_channels[1])
 

@@ -85,6 +85,8 @@ class AdapterConfig:
     num_blocks: how many of the UNet's down blocks the SCE copies, 1 to the base's number of levels.
     sce: "static" (runs once per window) or "fused" (runs at every step, on the UNet's own first features too).
     taps: "skips" (conv_in, every layer and downsampler) or "blocks" (only the last output of every copied block).
+    injection_norm: whether an injection layer normalises the SCE's feature before its convolution (GroupNorm). It takes
+        away how strong the contrast of a frame is, so it is off; docs/mini.md has the measurement.
     selection: whether a map of what to keep, made from the SCE's features, multiplies what is injected.
     tasks: names of the learned task embeddings, in the order of their rows.
     """
@@ -93,6 +95,7 @@ class AdapterConfig:
     num_blocks: int = 2
     sce: str = "static"
     taps: str = "skips"
+    injection_norm: bool = False
     selection: bool = True
     tasks: tuple[str, ...] = TASKS
 
@@ -133,7 +136,7 @@ class AdapterConfig:
     def from_json(cls, text: str) -> "AdapterConfig":
         try:
             values = json.loads(text)
-            values = {"selection": False, **values}  # files from before there was one
+            values = {"selection": False, "injection_norm": True, **values}  # as in files that say nothing of them
             return cls(**{**values, "base": BaseShape(**values["base"])})
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise GenPropError(

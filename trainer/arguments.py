@@ -7,7 +7,7 @@ from pathlib import Path
 from genprop_core.config import SCE_FORMS
 from genprop_core.errors import GenPropError
 
-FORM = {"sce": "static", "num_blocks": 2, "selection": "on"}  # of fresh adapters
+FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on"}  # of fresh adapters
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
 
 
@@ -99,9 +99,14 @@ def build_parser() -> argparse.ArgumentParser:
         help="a map of what to keep, made by the SCE, multiplies what is injected; on for fresh adapters",
     )
     group.add_argument(
+        "--injection_norm",
+        choices=["on", "off"],
+        help="a GroupNorm before what is injected; off for fresh adapters: it loses the contrast of a frame",
+    )
+    group.add_argument(
         "--init_adapters",
         metavar="FILE",
-        help="adapters (.safetensors) to start from, instead of fresh ones; the three settings above are the file's",
+        help="adapters (.safetensors) to start from, instead of fresh ones; the four settings above are the file's",
     )
     group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
 

@@ -52,7 +52,7 @@ FREE = {
     "gradient_accumulation_steps",
     "base",
 }
-MODEL = {"sce", "num_blocks", "selection", "base_fingerprint"}  # must agree even when only the weights are taken
+MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}  # must agree even when only the weights are taken
 
 
 def run_settings(args, global_batch: int, clips: list[str], fingerprint) -> dict:

@@ -107,14 +107,15 @@ def make_accelerator(args) -> Accelerator:
 
 
 def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
-    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the three settings of their form that
+    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the four settings of their form that
     were not given."""
     file = None if args.init_adapters is None else load_adapters(args.init_adapters)
     form = dict(arguments.FORM)
     if file is not None:
         file.check(base.fingerprint())
         config = file.adapters.config
-        form = {"sce": config.sce, "num_blocks": config.num_blocks, "selection": "on" if config.selection else "off"}
+        form = {"sce": config.sce, "num_blocks": config.num_blocks}
+        form |= {name: "on" if getattr(config, name) else "off" for name in ("injection_norm", "selection")}
     given = {name: getattr(args, name) for name in form if getattr(args, name) is not None}
     other = [f"--{name} {form[name]}, not {value}" for name, value in given.items() if value != form[name]]
     if file is not None and other:
@@ -124,8 +125,8 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
     vars(args).update(form | given)
     if file is not None:
         return file.adapters, file.digest
-    selection = args.selection == "on"
-    made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, selection=selection)
+    switches = {name: getattr(args, name) == "on" for name in ("injection_norm", "selection")}
+    made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, **switches)
     return made, None
 
 

@@ -29,16 +29,16 @@ def _steps(adapters, unet, count):
     return terms
 
 
-@pytest.mark.parametrize("sce", ["static", "fused"])
-def test_everything_moves(sce):
+@pytest.mark.parametrize("sce, normed", [("static", False), ("fused", False), ("static", True)])
+def test_everything_moves(sce, normed):
     """Defect 1: one step moves every injection convolution, two move gates, norms and the whole SCE."""
     unet = tiny_unet()
-    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    adapters = GenPropAdapters.from_unet(unet, sce=sce, injection_norm=normed)
     before = {k: v.clone() for k, v in adapters.named_parameters()}
     _steps(adapters, unet, 1)
     for index, layer in enumerate(adapters.injections):
         assert not torch.equal(layer.conv.weight, before[f"injections.{index}.conv.weight"])
-    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    adapters = GenPropAdapters.from_unet(unet, sce=sce, injection_norm=normed)
     _steps(adapters, unet, 2)
     still = [k for k, v in adapters.named_parameters() if v.requires_grad and torch.equal(v, before[k])]
     assert still == []

@@ -14,6 +14,7 @@ VARIANTS = {
     "no selection, all losses from the first step": {"selection": False, "shares": (0.0, 0.0)},
     "all losses from the first step": {"shares": (0.0, 0.0)},
     "fused SCE": {"sce": "fused"},
+    "a norm in every injection": {"injection_norm": True},
     "block outputs only": {"taps": "blocks"},
     "one copied block": {"num_blocks": 1},
 }
