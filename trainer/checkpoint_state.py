@@ -52,7 +52,8 @@ FREE = {
     "gradient_accumulation_steps",
     "base",
 }
-MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}  # must agree even when only the weights are taken
+# what must agree even when only the weights are taken
+MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}
 
 
 def run_settings(args, global_batch: int, clips: list[str], fingerprint) -> dict:

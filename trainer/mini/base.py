@@ -1,8 +1,8 @@
 """Stage 2 of the mini: the image-to-video UNet, trained by SVD's objective on cached latents of generated clips.
 
 Beside one keyframe for all frames, as SVD has it, a share of the samples has several, and every frame is shown the one
-nearest to it. The mini so learns to draw exactly what a frame's own image condition holds, which SVD's size brings along
-and a UNet of 6.7 M parameters does not; `inner_keyframes` asks for the same.
+nearest to it. So the mini learns to draw exactly what a frame's own image condition holds; having seen nothing but one
+frame repeated, a UNet of 6.7 M parameters cannot. `inner_keyframes` asks for the same.
 """
 
 import time
