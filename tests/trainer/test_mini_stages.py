@@ -3,10 +3,13 @@
 import json
 
 import torch
+from tiny import tiny_unet
 
+from genprop_core.adapters import GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
 from genprop_core.conditioning import SCALING
 from trainer import evaluate
+from trainer.mini.adapters import take_over
 from trainer.mini.base import make_condition, several_keyframes
 from trainer.mini.stage import EMA, Stage, read_log
 
@@ -83,6 +86,21 @@ def test_with_several_keyframes_every_frame_is_shown_one_near_to_it():
     mixed = several_keyframes(condition, clean, g, 0.5).image_latents
     alone = (mixed == condition.image_latents).flatten(1).all(1).sum()
     assert 16 < alone < 48 and condition.image_latents.max() == -1  # the given condition stays as it is
+
+
+def test_adapters_take_over_what_fits_of_earlier_ones():
+    unet = tiny_unet()
+    earlier = GenPropAdapters.from_unet(unet, injection_norm=True)
+    for parameter in earlier.parameters():
+        torch.nn.init.normal_(parameter)
+    same, other = (GenPropAdapters.from_unet(unet, injection_norm=n) for n in (True, False))
+    take_over(same, earlier)
+    take_over(other, earlier)
+    expected = earlier.state_dict()
+    assert all(v.equal(expected[k]) for k, v in same.state_dict().items())
+    fresh = {k for k, v in other.state_dict().items() if k not in expected or not v.equal(expected[k])}
+    assert fresh and all(k.startswith("injections.") for k in fresh)
+    assert not any(layer.conv.weight.any() for layer in other.injections)
 
 
 def test_all_weights_together_are_small():

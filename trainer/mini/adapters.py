@@ -43,6 +43,19 @@ def _check(unet, taps, adapters, pairs):
     return sums
 
 
+def take_over(adapters, earlier):
+    """Gives `adapters` the weights of `earlier` ones.
+
+    Injections with a norm are no start for ones without, since what they are given has another scale: they stay fresh.
+    """
+    state = earlier.state_dict()
+    if earlier.config.injection_norm != adapters.config.injection_norm:
+        own = adapters.state_dict()
+        state = {k: v for k, v in state.items() if not k.startswith("injections.")}
+        state |= {k: v for k, v in own.items() if k.startswith("injections.")}
+    adapters.load_state_dict(state)
+
+
 def state_name(config: dict) -> str:
     return "-".join(["adapters", *(f"{k}_{v}" for k, v in sorted(config.items()))])
 
@@ -63,7 +76,7 @@ def train(
     adapters = GenPropAdapters.from_unet(unet, **config)
     found = None if start is None else load_adapters(start)
     if found is not None:
-        adapters.load_state_dict(found.adapters.state_dict())
+        take_over(adapters, found.adapters)
     trainable = adapters.trainable()
     copied = [p for p in adapters.sce.parameters() if p.requires_grad]
     groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
