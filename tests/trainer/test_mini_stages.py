@@ -2,13 +2,16 @@
 
 import json
 
+import pytest
 import torch
 from tiny import tiny_unet
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
 from genprop_core.conditioning import SCALING
+from genprop_core.errors import GenPropError
 from trainer import evaluate
+from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
 from trainer.mini.base import make_condition, several_keyframes
 from trainer.mini.stage import EMA, Stage, read_log
@@ -86,6 +89,13 @@ def test_with_several_keyframes_every_frame_is_shown_one_near_to_it():
     mixed = several_keyframes(condition, clean, g, 0.5).image_latents
     alone = (mixed == condition.image_latents).flatten(1).all(1).sum()
     assert 16 < alone < 48 and condition.image_latents.max() == -1  # the given condition stays as it is
+
+
+def test_variants_of_the_ablation_are_chosen_by_words():
+    assert chosen(None) == VARIANTS
+    assert set(chosen("fused,norm in every")) == {"fused SCE", "a norm in every injection"}
+    with pytest.raises(GenPropError, match=r"Expected words of default.*one copied block, got fuzed"):
+        chosen("fuzed,block")
 
 
 def test_adapters_take_over_what_fits_of_earlier_ones():

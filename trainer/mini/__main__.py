@@ -8,6 +8,8 @@ def main():
     parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "unpack", "ablation"])
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
     parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
+    parser.add_argument("--only", metavar="WORDS", help="variants with one of these words in their names, by commas")
+    parser.add_argument("--clips", type=int, default=16, help="held-out clips to score a variant on (stage ablation)")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
     parser.add_argument(
         "--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)"
@@ -35,7 +37,7 @@ def main():
     if arguments.stage == "ablation":
         from .ablation import run
 
-        print(run(arguments.work, arguments.steps, arguments.seed))
+        print(run(arguments.work, arguments.steps, arguments.seed, arguments.clips, only=arguments.only))
         return
     if arguments.stage == "vae":
         from .vae import train

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
 from trainer import evaluate
 
@@ -11,8 +12,8 @@ from .export import export_base
 VARIANTS = {
     "default: static SCE, skip taps, selection, copying first": {},
     "no selection": {"selection": False},
-    "no selection, all losses from the first step": {"selection": False, "shares": (0.0, 0.0)},
-    "all losses from the first step": {"shares": (0.0, 0.0)},
+    "no selection, no copying stage": {"selection": False, "shares": (0.0, 0.0)},
+    "no copying stage": {"shares": (0.0, 0.0)},
     "fused SCE": {"sce": "fused"},
     "a norm in every injection": {"injection_norm": True},
     "block outputs only": {"taps": "blocks"},
@@ -21,13 +22,30 @@ VARIANTS = {
 IN_ONE_BRANCH = "default, SCE in the full branch only"
 
 
-def run(folder, steps, seed=0, clips=16, out="docs/ablation.json") -> str:
-    """Trains every variant for `steps`, writes `out` and returns the table as Markdown. Resumes."""
+def chosen(words: str | None) -> dict:
+    """The variants whose name holds one of these words, separated by commas; all of them for None.
+
+    Raises GenPropError for a word in no name.
+    """
+    if words is None:
+        return VARIANTS
+    words = words.split(",")
+    lost = [w for w in words if not any(w in label for label in VARIANTS)]
+    if lost:
+        raise GenPropError(f"Expected words of {'; '.join(VARIANTS)}, got {', '.join(lost)}.")
+    return {label: config for label, config in VARIANTS.items() if any(w in label for w in words)}
+
+
+def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) -> str:
+    """Trains the variants (those of `chosen(only)`) for `steps`, writes `out`, returns the table as Markdown.
+
+    A run that was stopped goes on.
+    """
     folder = Path(folder)
     base = folder / "mini.safetensors"
     export_base(folder, base)
     reports = {}
-    for label, config in VARIANTS.items():
+    for label, config in chosen(only).items():
         place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")
         adapters.train(place, 0, seed, base_folder=folder, steps=steps, **config)
         config = {k: v for k, v in config.items() if k != "shares"}
@@ -45,7 +63,7 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json") -> str:
             "none",
         ]
         reports[label] = _score(options, file)
-        if len(reports) == 1:
+        if not config and only is None:
             reports[IN_ONE_BRANCH] = _score([*options, "--sce-in-cond-only"], file.with_name("one-branch"))
     write_json(out, {"steps": steps, "clips": clips, "seed": seed, "variants": reports})
     return markdown(reports)
