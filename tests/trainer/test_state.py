@@ -4,6 +4,7 @@ import errno
 import os
 import random
 import signal
+import subprocess
 import time
 
 import pytest
@@ -22,6 +23,15 @@ def state(folder):
 def numbers(folder):
     timing = ("clips_per_second",)
     return [{k: v for k, v in row.items() if k not in timing} for row in read_log(folder / "log.jsonl")]
+
+
+def finish(process, timeout: float) -> str:
+    """The output of a command. One that does not end in time is made to say where each of its processes stands."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)
+        pytest.fail(f"No end after {timeout} s:\n{process.communicate()[0]}")
 
 
 def test_killed_three_times_and_resumed_is_the_run_that_was_never_killed(train, words, launch, tmp_path):
@@ -50,7 +60,7 @@ def test_killed_three_times_and_resumed_is_the_run_that_was_never_killed(train, 
 def test_two_processes_train_like_one(train, words, launch, tmp_path):
     settings = {"max_steps": 3, "gradient_accumulation_steps": 2, "reverse": 0.5, "val_interval": 1}
     process = launch(words(output_dir=tmp_path / "two", batch_size=1, val_out_dir=tmp_path / "v2", **settings), 2)
-    output, _ = process.communicate(timeout=300)
+    output = finish(process, timeout=600)
     assert process.returncode == 0, output
     train(output_dir=tmp_path / "one", batch_size=2, val_out_dir=tmp_path / "v1", **settings)
     one, two = ([r for r in numbers(tmp_path / n) if "lr" in r] for n in ("one", "two"))
