@@ -129,7 +129,7 @@ def launch():
             command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
         return subprocess.Popen(
             [*command, str(ROOT / "trainer" / "train.py"), *words], cwd=ROOT.parent,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1"}, start_new_session=True,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 

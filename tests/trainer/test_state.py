@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 
+import psutil
 import pytest
 
 from genprop_core.errors import GenPropError
@@ -30,7 +31,8 @@ def finish(process, timeout: float) -> str:
     try:
         return process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGABRT)
+        for child in psutil.Process(process.pid).children(recursive=True) or [process]:
+            child.send_signal(signal.SIGABRT)
         pytest.fail(f"No end after {timeout} s:\n{process.communicate()[0]}")
 
 
