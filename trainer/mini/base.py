@@ -29,6 +29,7 @@ from .shape import new_unet
 from .stage import EMA, Stage
 
 PEAK_RATE = 8e-4
+CONTINUED_RATE = 5e-4  # peak, where trained weights go on
 BATCH = 4
 DROPOUT = 0.1
 SEVERAL = 0.6  # share of the samples with two keyframes or more
@@ -117,7 +118,7 @@ def train(folder, minutes, seed=0, start=None):
         side = "target" if torch.rand((), generator=g) < 0.5 else "source"
         batch = pairs.batch(rows, torch.rand(BATCH, generator=g) < 0.5, side)
         batch["target"] = batch[side]
-        rate = stage.learning_rate(PEAK_RATE)
+        rate = stage.learning_rate(PEAK_RATE if start is None else CONTINUED_RATE)
         loss = _loss(unet, batch, g)
         stage.descend(loss)
         running.append(loss.item())
