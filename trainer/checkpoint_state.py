@@ -4,11 +4,14 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
     state.safetensors    weights, EMA weights, optimiser moments, random state
     state.json           step and settings
     adapters.safetensors the EMA weights as an adapter file for the nodes and `propagate`
+
+A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
 """
 
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -74,7 +77,34 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step_*") if p.is_dir())
+        return _steps(self.folder)
+
+    def _set_aside(self) -> list[Path]:
+        """The folders that `set_aside` has made, oldest first."""
+        made = {p: re.fullmatch(r"checkpoints\.before-(\d+)", p.name) for p in self.output.glob("checkpoints.before-*")}
+        return sorted((p for p in made if made[p]), key=lambda p: int(made[p][1]))
+
+    def set_aside(self):
+        """Renames the folder of an earlier run's checkpoints, with its log in it: a new run, whose steps are lower,
+        would have its own removed as the older ones. Does nothing where there are none.
+
+        Raises GenPropError when it cannot be renamed.
+        """
+        if not self.all():
+            return
+        earlier, rows = self._set_aside(), self.output / "log.jsonl"
+        number = 1 + (int(earlier[-1].name.rsplit("-", 1)[1]) if earlier else 0)
+        target = self.output / f"checkpoints.before-{number}"
+        try:
+            if rows.exists():
+                os.replace(rows, self.folder / rows.name)
+            os.replace(self.folder, target)
+        except OSError as error:
+            raise GenPropError(
+                f"Expected to set the earlier run aside as {target}, but it cannot be renamed ({error.strerror}). "
+                "Close what has its files open, or choose another --output_dir."
+            ) from None
+        log.info("The earlier run's checkpoints and log.jsonl are now in %s.", target)
 
     def find(self, resume: str | None) -> Path | None:
         """The folder to resume from; None for a new run. Raises GenPropError when it is missing or damaged."""
@@ -90,6 +120,8 @@ class Checkpoints:
             path = Path(resume)
             _check(path)
             return path
+        if not existing and self._set_aside():  # killed after it had set a run aside and before its first checkpoint
+            existing = _steps(self._set_aside()[-1])
         for path in reversed(existing):
             try:
                 _check(path)
@@ -142,6 +174,11 @@ class Checkpoints:
         for pattern in (".making-*", ".old-*"):
             for path in self.folder.glob(pattern):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _steps(folder: Path) -> list[Path]:
+    """The finished checkpoints in a folder, oldest first."""
+    return sorted(p for p in folder.glob("step_*") if p.is_dir())
 
 
 def _sync(path: Path):

@@ -210,6 +210,10 @@ def run(args):
         checkpoint_state.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
+    if args.reset_optimizer:
+        accelerator.wait_for_everyone()  # all have read the checkpoint
+        if accelerator.is_main_process:
+            checkpoints.set_aside()
 
     def averaged() -> GenPropAdapters:
         """The EMA weights as adapters of their own."""

@@ -119,6 +119,29 @@ def test_reset_optimizer_takes_the_weights_only(train, tmp_path):
     assert [row["step"] for row in read_log(tmp_path / "b" / "log.jsonl")] == [1]
 
 
+def test_a_new_run_in_the_folder_of_an_earlier_one_sets_that_aside(train, tmp_path, monkeypatch, caplog):
+    from trainer.checkpoint_state import Checkpoints
+
+    caplog.set_level("INFO")
+    out, again = tmp_path / "out", {"resume_from_checkpoint": "latest", "reset_optimizer": True, "keep": 1}
+    train(max_steps=3, keep=1, save_steps=1)
+    earlier = (out / "log.jsonl").read_text()
+    with monkeypatch.context() as patch:  # killed before its first checkpoint
+        patch.setattr(Checkpoints, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(max_steps=1, lr=1e-9, warmup_steps=0, **again)
+    train(max_steps=1, lr=1e-9, warmup_steps=0, **again)  # from the weights that were set aside
+    aside = out / "checkpoints.before-1"
+    assert (aside / "log.jsonl").read_text() == earlier and len(losses(out)) == 1
+    assert sum(f"log.jsonl are now in {aside}." in text for text in caplog.messages) == 1
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step_00000001"]
+    a, b = (load_adapters(f / "adapters.safetensors").adapters.state_dict() for f in (aside / "step_00000003", out))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-6) for name in a)
+    train(max_steps=2, lr=1e-4, **again)
+    assert (out / "checkpoints.before-2" / "step_00000001").is_dir()
+    assert Checkpoints(out, 1).find("latest") == out / "checkpoints" / "step_00000002"
+
+
 def test_starting_from_an_adapter_file(train, tmp_path):
     from genprop_core.errors import GenPropError
 
