@@ -95,11 +95,13 @@ def test_tasks(folder):
 
 
 def test_resolution(capsys):
+    from trainer.train import main
+
     for text in ("100", "64x20", "big"):
-        with pytest.raises(SystemExit):
-            arguments.build_parser().parse_args(["--resolution", text])
+        assert main(["--resolution", text]) == 2
     said = capsys.readouterr().err
     assert "divisible by 8 (64 advised), got 100; try 128" in said and "WIDTHxHEIGHT in pixels, got big" in said
+    assert [line.split(": ")[:2] for line in said.splitlines()] == [["error", "argument --resolution"]] * 3
     with pytest.raises(GenPropError, match=r"multiples of 64 for this base, got 1000x576\. Try 1024x576"):
         working_size(1920, 1080, (1000, 576), 64)
     assert working_size(1920, 1080, (576,), 64) == (576, 1024)
@@ -108,9 +110,12 @@ def test_resolution(capsys):
 
 
 def test_settings(capsys, tmp_path, words):
-    with pytest.raises(SystemExit):
-        arguments.parse(["--train_data_dir", "x"])
-    assert "required: --val_data_dir, --output_dir, --val_out_dir" in capsys.readouterr().err
+    from trainer.train import main
+
+    assert main(["--train_data_dir", "x"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "got none of --val_data_dir, --output_dir, --val_out_dir. Give them on the command line or in" in said
+    assert main(["--config"]) == 2 and capsys.readouterr().err == "error: argument --config: expected one argument\n"
     path = tmp_path / "bad.toml"
     path.write_text("learning_rate = 1e-4\n")
     with pytest.raises(GenPropError, match=r"got learning_rate\. --help lists them"):
