@@ -103,7 +103,22 @@ def make_accelerator(args) -> Accelerator:
         and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
     ):
         raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
+    tell_deepspeed(accelerator, args)
     return accelerator
+
+
+def tell_deepspeed(accelerator, args):
+    """Gives DeepSpeed, where it is used, the run's own settings. It clips gradients by itself, looks for the batch size
+    in a data loader, which Accelerate is not given here, and counts accumulation as `accelerate launch` was told."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
+    plugin.deepspeed_config.update(
+        train_micro_batch_size_per_gpu=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        gradient_clipping=args.max_grad_norm,
+    )
 
 
 def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:

@@ -157,6 +157,26 @@ def test_starting_from_an_adapter_file(train, tmp_path):
         train(output_dir=tmp_path / "d", num_blocks=2, selection="on", init_adapters=file, cache_dir=cache)
 
 
+def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
+    from types import SimpleNamespace
+
+    from accelerate.utils import DeepSpeedPlugin
+
+    from trainer import arguments
+    from trainer.train import tell_deepspeed
+
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # what `accelerate launch` says by default
+    args = arguments.parse(words(batch_size=2, gradient_accumulation_steps=3, max_grad_norm=0.25))
+    plugin = DeepSpeedPlugin()
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=1)
+    assert plugin.is_auto("train_micro_batch_size_per_gpu")
+    tell_deepspeed(accelerator, args)
+    wanted = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 0.25}
+    assert {name: plugin.get_value(name) for name in wanted} == wanted and accelerator.gradient_accumulation_steps == 3
+    accelerator.state.deepspeed_plugin = None
+    tell_deepspeed(accelerator, args)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
     from genprop_core.errors import GenPropError
     from trainer import latent_cache
