@@ -177,6 +177,27 @@ def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
     tell_deepspeed(accelerator, args)
 
 
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):
+    from genprop_core.errors import GenPropError
+    from trainer import train as module
+
+    loss_terms, calls = module.loss_terms, []
+
+    def steep(unet, taps, adapters, *rest):
+        terms = loss_terms(unet, taps, adapters, *rest)
+        calls.append(0)  # 0 * infinity in the backward pass of the second step; the loss stays as it is
+        extra = (adapters.trainable()[0].sum() * 0).sqrt() if len(calls) > 2 else 0
+        return terms | {"total": terms["total"] + extra}
+
+    monkeypatch.setattr(module, "loss_terms", steep)
+    with pytest.raises(GenPropError, match=r"gradient norm became nan at step 2 with the clips clip\d, clip\d\. Noth"):
+        train(save_steps=1, gradient_accumulation_steps=2)
+    kept = list((tmp_path / "out" / "checkpoints").iterdir())
+    assert sorted(p.name for p in kept) == ["step_00000000", "step_00000001"]
+    for path in kept:
+        assert all(p.isfinite().all() for p in load_adapters(path / "adapters.safetensors").adapters.parameters())
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):
     from genprop_core.errors import GenPropError
     from trainer import latent_cache
