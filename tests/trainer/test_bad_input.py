@@ -1,6 +1,8 @@
 """What users get wrong is said in one line that names the file and the remedy, before anything long begins."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_video
 from trainer import arguments
 from trainer.dataset import FOLDERS, check_triple, find_triples, working_size
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -183,6 +187,9 @@ def test_a_tracker_that_is_not_installed(train, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     with pytest.raises(GenPropError, match=r"wandb to be installed for --tracker wandb\. Run: pip install wandb"):
         train(tracker="wandb")
+    default = arguments.build_parser().get_default("tracker")  # is installed by the commands that a reader starts from
+    for page in ("README.md", "docs/training.md"):
+        assert re.search(rf"^pip install .*-r requirements\.txt {default}$", (ROOT / page).read_text("utf-8"), re.M)
 
 
 def test_an_empty_window_is_allowed_and_counted(train, data, tmp_path):
