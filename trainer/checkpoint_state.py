@@ -8,6 +8,7 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
 A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -55,18 +56,31 @@ FREE = {
     "gradient_accumulation_steps",
     "base",
 }
-MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}  # must agree even when only the weights are taken
+# must agree even when only the weights are taken
+MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}
+# digests, and what it means that they differ; a run without a cache has none of the contents
+CLIPS = {
+    "clip_names": "the clips of --train_data_dir were others, by their names or tasks",
+    "clip_contents": "the clips of --train_data_dir, or the VAE that encodes them, had other contents",
+}
 
 
-def run_settings(args, global_batch: int, clips: list[str], fingerprint) -> dict:
-    """What makes two runs the same run, as JSON values."""
+def run_settings(args, global_batch: int, entries: list, fingerprint) -> dict:
+    """What makes two runs the same run, as JSON values. entries: `latent_cache.Entry` of the clips, in their order."""
     values = {k: v for k, v in vars(args).items() if k not in FREE}
+    cached = all(e.path is not None for e in entries)
     values |= {
         "global_batch": global_batch,
-        "clips": len(clips),
+        "clips": len(entries),
+        "clip_names": _digest(f"{e.triple.name}: {e.triple.task}" for e in entries),
+        "clip_contents": _digest(e.path.name for e in entries) if cached else None,  # named by what it was made from
         "base_fingerprint": f"{fingerprint.widths} {fingerprint.conv_in}",
     }
     return json.loads(json.dumps(values))
+
+
+def _digest(lines) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -205,13 +219,21 @@ def _check(path: Path):
 
 
 def load(path: Path, settings: dict, only_weights: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run."""
+    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run.
+
+    One that does not say which clips it saw, from before that was noted, is taken with a warning.
+    """
     note = json.loads((path / "state.json").read_text(encoding="utf-8"))
     saved = note["settings"]
     keys = MODEL if only_weights else saved.keys() | settings.keys()
+    keys = keys - {k for k in CLIPS if saved.get(k) is None or settings.get(k) is None}
     differs = [
-        f"{k} was {saved.get(k)}, now {settings.get(k)}" for k in sorted(keys) if saved.get(k) != settings.get(k)
+        CLIPS.get(k, f"{k} was {saved.get(k)}, now {settings.get(k)}")
+        for k in sorted(keys)
+        if saved.get(k) != settings.get(k)
     ]
+    if not only_weights and "clip_names" not in saved:
+        log.warning("%s does not say which clips it was trained on: make sure that they are the same.", path)
     if differs:
         remedy = (
             "Choose another checkpoint."

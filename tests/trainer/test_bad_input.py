@@ -1,5 +1,6 @@
 """What users get wrong is said in one line that names the file and the remedy, before anything long begins."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -164,6 +165,31 @@ def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
         train(resume_from_checkpoint="latest", num_blocks=1, reset_optimizer=True)
     with pytest.raises(GenPropError, match=r"selection was on, now off\. Choose another checkpoint"):
         train(resume_from_checkpoint="latest", selection="off", reset_optimizer=True)
+
+
+def test_resuming_with_other_clips(train, tmp_path, data, caplog):
+    clips, again = shutil.copytree(data / "train", tmp_path / "clips"), {"resume_from_checkpoint": "latest"}
+    train(max_steps=1, train_data_dir=clips)
+    train(max_steps=2, train_data_dir=shutil.copytree(clips, tmp_path / "elsewhere"), **again)
+    (clips / "tasks.csv").write_text("name,task\nclip1,track\n")
+    with pytest.raises(GenPropError, match=r"the clips of .*others, by their names or tasks\. Give the"):
+        train(max_steps=3, train_data_dir=clips, **again)
+    (clips / "tasks.csv").unlink()
+    for sub in FOLDERS.values():
+        (clips / sub / "clip1.mp4").rename(clips / sub / "other.mp4")
+    with pytest.raises(GenPropError, match=r"others, by their names or tasks\. Give the same settings, or --reset_opt"):
+        train(max_steps=3, train_data_dir=clips, cache_dir="none", **again)
+    for sub in FOLDERS.values():
+        (clips / sub / "other.mp4").rename(clips / sub / "clip1.mp4")
+    rewrite(clips / "original_videos" / "clip1.mp4", lambda frames: 255 - frames)
+    with pytest.raises(GenPropError, match=r"configuration: the clips of .* had other contents\. Give the same"):
+        train(max_steps=3, train_data_dir=clips, **again)
+    path = tmp_path / "out" / "checkpoints" / "step_00000002" / "state.json"  # as it was before clips were noted
+    state = json.loads(path.read_text())
+    del state["settings"]["clip_names"], state["settings"]["clip_contents"]
+    path.write_text(json.dumps(state))
+    train(max_steps=3, train_data_dir=clips, **again)
+    assert sum("does not say which clips it was trained on" in text for text in caplog.messages) == 1
 
 
 def test_a_cache_of_another_base_and_a_changed_clip(train, tmp_path, data, make_base):
