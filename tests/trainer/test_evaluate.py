@@ -191,6 +191,14 @@ def test_clip_scores_with_local_weights(tmp_path):
     assert learned.score(clip.source, clip)["clip_i"] < 0.9999
 
 
+def test_the_seconds_of_a_report_are_those_of_a_clip():
+    scores = dict.fromkeys(METRICS)
+    rows = [{"clip": n, "result": scores, "floors": {}, "seconds": {"encode": s, "decode": 1.0}}
+            for n, s in zip("ab", (1, 3))]  # fmt: skip
+    report = score_table.combine(rows, controls={}, frames=8, size=[64, 64], checkpoint="c", seed=0)
+    assert report["clips"] == 2 and report["seconds"] == {"encode": 2.0, "decode": 1.0}
+
+
 def test_statistics_over_clips():
     rows = [dict.fromkeys(METRICS) | {"psnr": p, "warp_error": w} for p, w in ((20.0, 0.1), (30.0, 0.4), (28.0, 0.2))]
     found = describe(rows, ["a", "b", "c"])
