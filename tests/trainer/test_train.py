@@ -48,6 +48,8 @@ def test_ten_steps_through_loader_cache_checkpoint_and_validation(train, tmp_pat
 
     # what was trained loads into the pipeline as it is
     file = load_adapters(tmp_path / "out" / "adapters.safetensors")
+    assert metrics["checkpoint"] == file.digest and (metrics["step"], metrics["seed"]) == (10, 42)
+    assert metrics["settings"]["num_inference_steps"] == 2 and metrics["settings"]["base"] == str(base_file)
     assert file.provenance["step"] == 10 and file.provenance["settings"]["lr"] == 1e-3
     assert any(layer.conv.weight.abs().max() > 0 for layer in file.adapters.injections)
     frames = torch.rand(4, 3, 64, 64)
