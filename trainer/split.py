@@ -130,7 +130,7 @@ def main(argv=None) -> int:
         names = split(args.train_dir, args.val_dir, args.num_samples, args.seed, args.dry_run)
         print(f"{'would move' if args.dry_run else 'moved'} {len(names)} clips to {args.val_dir}", *names, sep="\n  ")
 
-    return exit_code(body)
+    return exit_code(body, "the same command finishes what it began")
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, mon
     assert "plain_svd" in made, "other settings, other baselines"
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     data = tmp_path / "data"
     for name in ("a", "b"):
         folder(data, name, target=3, mask=3)
@@ -95,8 +95,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         return real(bench, index, controls)
 
     monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.main(options)
+    assert evaluate.main(options) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith("stopped: with --json or --html the same command goes on from the finished clips")
     assert (tmp_path / "s.partial.jsonl").exists() and not (tmp_path / "s.json").exists()
     monkeypatch.setattr(evaluate, "evaluate_clip", lambda *a: calls.append(a[1]) or real(*a))
     assert evaluate.main(options) == 0

@@ -72,6 +72,16 @@ def test_killed_after_any_move_it_is_finished_by_the_next_run(folders, monkeypat
     assert len(find_triples(val)) == 3 and len(find_triples(train)) == 5
 
 
+def test_ctrl_c_is_one_line(folders, monkeypatch, capsys):
+    train, val = folders
+    arguments = ["--num_samples", "3", "--train_dir", str(train), "--val_dir", str(val)]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "move_file", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(arguments) == 130
+    assert capsys.readouterr().err == "stopped: the same command finishes what it began\n"
+    assert main(arguments) == 0 and len(names(val)[0]) == 3
+
+
 def test_another_disk(folders, monkeypatch):
     train, val = folders
     replace = module.os.replace
