@@ -6,6 +6,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from stand_in import StandInPipeline, clip, edited
 
 from genprop_core import cli, propagate, result_files
@@ -38,6 +39,19 @@ def write_source(path, late=0):
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_keyframe_of_another_size_is_resized_and_that_is_said(tmp_path, monkeypatch, capsys, size):
+    monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline())
+    source, key = write_source(tmp_path / "source.mkv"), edited(clip(10))
+    key = torch.nn.functional.interpolate(key[None], (size, size))[0]
+    write_image(tmp_path / "key.png", (key * 255).round().byte().movedim(0, -1))
+    given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out"]
+    assert cli.main(["propagate", *map(str, given)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("keyframe")]
+    assert told == ([] if size == 64 else [f"keyframe {size}x{size} resized to the source's size"])
+    assert read_video(tmp_path / "out" / "result.mp4").frames.shape == (10, 64, 64, 3)
 
 
 def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
