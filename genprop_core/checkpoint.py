@@ -74,6 +74,18 @@ def save_adapters(path, adapters: GenPropAdapters, fingerprint: Fingerprint, pro
     save_tensors(path, tensors, metadata)
 
 
+def digest_of(adapters: GenPropAdapters, dtype=torch.float16) -> str:
+    """The digest that `load_adapters` gives for a file that `save_adapters` writes of these adapters."""
+    digest = hashlib.sha256()
+    for _, tensor in sorted(adapters.state_dict().items()):
+        digest.update(_bytes(tensor.detach().to("cpu", dtype)))
+    return digest.hexdigest()[:16]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().view(torch.uint8).numpy().tobytes()
+
+
 def load_adapters(path, dtype: torch.dtype = torch.float32) -> AdapterFile:
     """Reads an adapter file. Raises GenPropError when it is not one or its tensors do not match its configuration."""
     digest = hashlib.sha256()
@@ -101,7 +113,7 @@ def load_adapters(path, dtype: torch.dtype = torch.float32) -> AdapterFile:
         state = {}
         for key in sorted(found):
             tensor = file.get_tensor(key)
-            digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(_bytes(tensor))
             state[key] = tensor.to(dtype)
     adapters.load_state_dict(state, assign=True)
     adapters.sce.requires_grad_(True)

@@ -157,7 +157,7 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("dst", type=Path)
     old = commands.add_parser("import-checkpoint", help="adapters from a checkpoint of the earlier implementation")
     old.add_argument("old", type=Path, metavar="OLD.pt", help="with sce_, injections_ and mpd_state_dict")
-    old.add_argument("--out", type=Path, required=True, help="adapter file to write (.safetensors)")
+    old.add_argument("--out", type=Path, help="adapter file to write (default: OLD.safetensors beside OLD.pt)")
     old.add_argument("--base", default="mini", help="the base it was trained on (default: %(default)s)")
     return parser
 
@@ -183,6 +183,7 @@ def _run(arguments) -> int | None:
 
         convert(arguments.src, arguments.dst)
     else:
-        from .import_checkpoint import import_checkpoint
+        from .import_checkpoint import import_checkpoint, new_name
 
-        print(*import_checkpoint(arguments.old, arguments.out, arguments.base).lines(), sep="\n")
+        out = arguments.out or new_name(arguments.old)
+        print(*import_checkpoint(arguments.old, out, arguments.base).lines(), f"written: {out}", sep="\n")

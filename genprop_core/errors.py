@@ -1,5 +1,6 @@
 """Errors a user can act on. The command lines and the nodes print these as one plain line."""
 
+import argparse
 import sys
 
 
@@ -7,6 +8,13 @@ class GenPropError(ValueError):
     """Something given to us does not fit. The message says what was expected, what came, and what to do."""
 
     __module__ = "genprop_core.errors"  # ComfyUI shows it, and would load us under the path of the pack
+
+
+class Parser(argparse.ArgumentParser):
+    """A command line whose mistakes are errors like all others: one line, without the usage of every option."""
+
+    def error(self, message):
+        raise GenPropError(message)
 
 
 def exit_code(body, stopped: str | None = None) -> int:

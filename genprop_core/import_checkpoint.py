@@ -58,6 +58,14 @@ def read_old(path) -> dict:
     return {p: saved[p] for p in PARTS}
 
 
+def new_name(old: Path) -> Path:
+    """Where the adapters of OLD.pt go by default: OLD.safetensors. Raises GenPropError when that is there already."""
+    out = old.with_suffix(".safetensors")
+    if out.exists():
+        raise GenPropError(f"Expected to write {out}, but there is such a file. Give another name with --out.")
+    return out
+
+
 def import_checkpoint(old: Path, out: Path, base="mini") -> ImportReport:
     """Writes the adapters of an old checkpoint as one .safetensors for `base` (a Base, or what `load_base` takes).
 

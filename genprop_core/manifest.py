@@ -19,7 +19,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from .errors import GenPropError
+from .errors import GenPropError, Parser
 
 log = logging.getLogger(__name__)
 PATHS = ("source", "mask", "truth", "truth_mask")
@@ -44,11 +44,6 @@ class Row:
         except (OSError, ValueError):
             return False
         return isinstance(metrics, dict) and metrics.get("row") == self.digest
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        raise GenPropError(message)
 
 
 def read_manifest(arguments) -> list[Row]:
@@ -109,7 +104,7 @@ def _arguments(values: dict, common, folder: Path):
     """The common arguments with a row's own values, checked as on the command line."""
     from .cli import clip_options
 
-    parser = clip_options(_Parser(prog="row", add_help=False))
+    parser = clip_options(Parser(prog="row", add_help=False))
     known = {action.dest for action in parser._actions} - set(OF_THE_RUN)
     own, argv = copy.copy(common), []
     own.keyframe = None

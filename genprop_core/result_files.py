@@ -8,6 +8,7 @@ from pathlib import Path
 from .clip_files import ClipFiles
 from .clip_input import at_size
 from .confidence_plot import confidence_plot
+from .errors import GenPropError
 from .files import write_json
 from .frames import as_bytes
 from .long_clip import ClipResult, ClipSettings
@@ -23,16 +24,42 @@ def write_result(
 
     lossless: of result.mp4 and mask.mp4, so that what is outside the mask can be compared with the source.
     Makes every file in a hidden folder beside the others, then moves them in: old output stays until then.
+    Raises GenPropError when they cannot be written; the old output is all there then.
     """
-    staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
+    staging = None
     try:
+        staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
         _videos(staging, files, result, clip, lossless)
         _pictures(staging, files, result)
         write_json(staging / "metrics.json", metrics)
-        for file in sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)):  # it says: finished
-            os.replace(file, out / file.name)
+        _move_in(sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)), out)  # it says: finished
+    except OSError as error:
+        raise GenPropError(
+            f"Expected to write the result to {out}, but that failed ({error.strerror or error}). Earlier files there "
+            "are as they were. Make space and close programs that show them, or choose another --out."
+        ) from None
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _move_in(made: list[Path], out: Path) -> None:
+    """Moves the files into `out` in the place of earlier ones; if one cannot be moved, all earlier ones come back."""
+    earlier = Path(tempfile.mkdtemp(prefix=".earlier-", dir=out))
+    try:
+        for file in made:
+            if (out / file.name).is_file():
+                os.replace(out / file.name, earlier / file.name)
+            os.replace(file, out / file.name)
+    except BaseException:
+        for file in made:
+            if (earlier / file.name).exists():
+                os.replace(earlier / file.name, out / file.name)
+            elif not file.exists():
+                (out / file.name).unlink()
+        earlier.rmdir()
+        raise
+    shutil.rmtree(earlier, ignore_errors=True)
 
 
 def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> None:

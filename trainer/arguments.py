@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from genprop_core.config import SCE_FORMS
-from genprop_core.errors import GenPropError
+from genprop_core.errors import GenPropError, Parser
 
 FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on"}  # of fresh adapters
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
@@ -43,7 +43,7 @@ def resolution(text: str) -> tuple[int, ...]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="trainer/train.py",
         allow_abbrev=False,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -201,7 +201,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(argv=None) -> argparse.Namespace:
-    """The settings of a command line (sys.argv by default). Raises GenPropError for a bad config file.
+    """The settings of a command line (sys.argv by default). Raises GenPropError for a bad setting or config file.
 
     Settings in `--config` go first, so the command line wins.
     """
@@ -209,13 +209,16 @@ def parse(argv=None) -> argparse.Namespace:
 
     argv = sys.argv[1:] if argv is None else [str(a) for a in argv]
     parser = build_parser()
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     args = parser.parse_args(([] if path is None else from_toml(path, parser)) + argv)
     missing = [f"--{name}" for name in REQUIRED if getattr(args, name) is None and not args.dry_run]
     if missing:
-        parser.error(f"these settings are required: {', '.join(missing)}")
+        raise GenPropError(
+            f"Expected {', '.join(f'--{name}' for name in REQUIRED)}, got none of {', '.join(missing)}. "
+            "Give them on the command line or in --config; --help says what they are."
+        )
     if args.val_num_frames is None:
         args.val_num_frames = args.num_frames
     if args.cache_dir is None and args.output_dir is not None:

@@ -4,11 +4,15 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
     state.safetensors    weights, EMA weights, optimiser moments, random state
     state.json           step and settings
     adapters.safetensors the EMA weights as an adapter file for the nodes and `propagate`
+
+A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
 """
 
+import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import uuid
 from pathlib import Path
@@ -52,19 +56,31 @@ FREE = {
     "gradient_accumulation_steps",
     "base",
 }
-# what must agree even when only the weights are taken
+# must agree even when only the weights are taken
 MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}
+# digests, and what it means that they differ; a run without a cache has none of the contents
+CLIPS = {
+    "clip_names": "the clips of --train_data_dir were others, by their names or tasks",
+    "clip_contents": "the clips of --train_data_dir, or the VAE that encodes them, had other contents",
+}
 
 
-def run_settings(args, global_batch: int, clips: list[str], fingerprint) -> dict:
-    """What makes two runs the same run, as JSON values."""
+def run_settings(args, global_batch: int, entries: list, fingerprint) -> dict:
+    """What makes two runs the same run, as JSON values. entries: `latent_cache.Entry` of the clips, in their order."""
     values = {k: v for k, v in vars(args).items() if k not in FREE}
+    cached = all(e.path is not None for e in entries)
     values |= {
         "global_batch": global_batch,
-        "clips": len(clips),
+        "clips": len(entries),
+        "clip_names": _digest(f"{e.triple.name}: {e.triple.task}" for e in entries),
+        "clip_contents": _digest(e.path.name for e in entries) if cached else None,  # named by what it was made from
         "base_fingerprint": f"{fingerprint.widths} {fingerprint.conv_in}",
     }
     return json.loads(json.dumps(values))
+
+
+def _digest(lines) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -75,7 +91,34 @@ class Checkpoints:
 
     def all(self) -> list[Path]:
         """The finished checkpoints, oldest first."""
-        return sorted(p for p in self.folder.glob("step_*") if p.is_dir())
+        return _steps(self.folder)
+
+    def _set_aside(self) -> list[Path]:
+        """The folders that `set_aside` has made, oldest first."""
+        made = {p: re.fullmatch(r"checkpoints\.before-(\d+)", p.name) for p in self.output.glob("checkpoints.before-*")}
+        return sorted((p for p in made if made[p]), key=lambda p: int(made[p][1]))
+
+    def set_aside(self):
+        """Renames the folder of an earlier run's checkpoints, with its log in it: a new run, whose steps are lower,
+        would have its own removed as the older ones. Does nothing where there are none.
+
+        Raises GenPropError when it cannot be renamed.
+        """
+        if not self.all():
+            return
+        earlier, rows = self._set_aside(), self.output / "log.jsonl"
+        number = 1 + (int(earlier[-1].name.rsplit("-", 1)[1]) if earlier else 0)
+        target = self.output / f"checkpoints.before-{number}"
+        try:
+            if rows.exists():
+                os.replace(rows, self.folder / rows.name)
+            os.replace(self.folder, target)
+        except OSError as error:
+            raise GenPropError(
+                f"Expected to set the earlier run aside as {target}, but it cannot be renamed ({error.strerror}). "
+                "Close what has its files open, or choose another --output_dir."
+            ) from None
+        log.info("The earlier run's checkpoints and log.jsonl are now in %s.", target)
 
     def find(self, resume: str | None) -> Path | None:
         """The folder to resume from; None for a new run. Raises GenPropError when it is missing or damaged."""
@@ -91,6 +134,8 @@ class Checkpoints:
             path = Path(resume)
             _check(path)
             return path
+        if not existing and self._set_aside():  # killed after it had set a run aside and before its first checkpoint
+            existing = _steps(self._set_aside()[-1])
         for path in reversed(existing):
             try:
                 _check(path)
@@ -145,6 +190,11 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _steps(folder: Path) -> list[Path]:
+    """The finished checkpoints in a folder, oldest first."""
+    return sorted(p for p in folder.glob("step_*") if p.is_dir())
+
+
 def _sync(path: Path):
     """Has the operating system write a file's or folder's content to the disk now; folders only where it can."""
     if path.is_dir() and os.name == "nt":
@@ -169,13 +219,21 @@ def _check(path: Path):
 
 
 def load(path: Path, settings: dict, only_weights: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run."""
+    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run.
+
+    One that does not say which clips it saw, from before that was noted, is taken with a warning.
+    """
     note = json.loads((path / "state.json").read_text(encoding="utf-8"))
     saved = note["settings"]
     keys = MODEL if only_weights else saved.keys() | settings.keys()
+    keys = keys - {k for k in CLIPS if saved.get(k) is None or settings.get(k) is None}
     differs = [
-        f"{k} was {saved.get(k)}, now {settings.get(k)}" for k in sorted(keys) if saved.get(k) != settings.get(k)
+        CLIPS.get(k, f"{k} was {saved.get(k)}, now {settings.get(k)}")
+        for k in sorted(keys)
+        if saved.get(k) != settings.get(k)
     ]
+    if not only_weights and "clip_names" not in saved:
+        log.warning("%s does not say which clips it was trained on: make sure that they are the same.", path)
     if differs:
         remedy = (
             "Choose another checkpoint."

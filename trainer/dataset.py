@@ -1,6 +1,7 @@
 """Clips on disk: triples of source, edited video and mask, checked before anything is trained on them."""
 
 import csv
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -17,6 +18,7 @@ from genprop_core.video_io import iter_video, probe
 FOLDERS = {"source": "original_videos", "target": "edited_videos", "mask": "masks"}
 SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".gif", ".m4v")
 TOLERANCE = 64  # how far from 0 or 255 compression may move a mask's grey value
+SPLIT_NOTE = ".split-in-progress.json"  # lies in both folders while trainer/split.py moves clips
 GREY_SHARE = 0.15  # of a mask's pixels may lie farther away (its edges, blurred by compression)
 
 
@@ -59,9 +61,16 @@ def list_clips(folder: Path) -> dict[str, Path]:
 def find_triples(folder) -> list[Triple]:
     """The clips of a data folder in the order of their names.
 
-    Raises GenPropError, listing every difference, when the three folders do not hold the same clips.
+    Raises GenPropError, listing every difference, when the three folders do not hold the same clips; and while clips
+    are being moved out of the folder, or into it.
     """
     folder = Path(folder)
+    if (folder / SPLIT_NOTE).exists():
+        plan = json.loads((folder / SPLIT_NOTE).read_text(encoding="utf-8"))
+        raise GenPropError(
+            f"Expected the clips of {folder} at rest, but trainer/split.py is moving some of them or was stopped. "
+            f"Run it again with --train_dir {plan['train']} --val_dir {plan['val']}: it finishes what it began."
+        )
     found = {part: list_clips(folder / sub) for part, sub in FOLDERS.items()}
     names = sorted(set().union(*found.values()))
     lacking = [

@@ -136,7 +136,8 @@ def finish(bench: Bench, rows: list[dict], arguments) -> dict:
 
 
 def main(argv=None) -> int:
-    return exit_code(lambda: print(table(run(parse(argv)))))
+    stopped = "with --json or --html the same command goes on from the finished clips"
+    return exit_code(lambda: print(table(run(parse(argv)))), stopped)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import csv
 import random
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,6 +34,7 @@ from trainer.samples import derive
 SHARES = {"paste": 0.5, "fill": 0.375, "color": 0.125}
 TASK = {"paste": "remove", "fill": "edit", "color": "track"}  # the task an edit stands for
 TELEA_SHARE = 1 / 3  # of the fills; the rest take the mean colour
+LIST_EVERY = 50  # pairs, so that little is unlisted after a kill
 LEAST_AREA = 0.005  # of the picture, for an object to be worth an edit
 ATTEMPTS = 30
 
@@ -111,15 +113,43 @@ def is_done(index: int, seed: int, out: Path) -> bool:
     return all((out / folder / f"{pair_name(index, seed)}.mp4").exists() for folder in FOLDERS.values())
 
 
-def write_tasks(out: Path, names: list[str]):
-    with atomic(out / "tasks.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("name", "task"), *((n, TASK[n.rsplit("_", 1)[1]]) for n in names)])
+def finished(out: Path) -> list[str]:
+    """The names of the pairs that are whole, whichever process or run made them."""
+    parts = [{p.stem for recipe in TASK for p in (out / f).glob(f"pair_*_{recipe}.mp4")} for f in FOLDERS.values()]
+    return sorted(set.intersection(*parts))
+
+
+def write_tasks(out: Path):
+    """Lists the finished pairs in tasks.csv; without any there is no file."""
+    written, names = [], finished(out)
+    while names != written:  # while this wrote, another process may have finished, and listed, more
+        with atomic(out / "tasks.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows([("name", "task"), *((n, TASK[n.rsplit("_", 1)[1]]) for n in names)])
+        written, names = names, finished(out)
+
+
+def _make(missing: list[int], clips: list[Clip], settings: PairSettings, out: Path, workers: int):
+    """Makes the pairs of these numbers, in this process or in `workers` others; yields after each."""
+    if not workers:
+        for index in missing:
+            yield write_pair(index, clips, settings, out)
+        return
+    # spawn: OpenCV's and PyAV's threads do not survive a fork
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        waiting = [pool.submit(write_pair, i, clips, settings, out) for i in missing]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, share=(0, 1), progress=None):
     """Makes the pairs 0..num_pairs that are not there yet. share: (process, processes) of a distributed run.
 
-    Raises GenPropError when the videos do not serve.
+    tasks.csv lists what is there, now and then and whatever ends the run. Raises GenPropError when the videos do not
+    serve.
     """
     out, clips = Path(out), find_clips(videos)
     if not any(c.mask is not None and c.frames >= settings.num_frames for c in clips):
@@ -129,25 +159,15 @@ def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, s
             f"the longest has {longest}. Lower --num_frames."
         )
     missing = [i for i in range(num_pairs)[share[0] :: share[1]] if not is_done(i, settings.seed, out)]
-    if workers:
-        # spawn: OpenCV's and PyAV's threads do not survive a fork
-        with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-            waiting = [pool.submit(write_pair, i, clips, settings, out) for i in missing]
-            for done, future in enumerate(as_completed(waiting), 1):
-                try:
-                    future.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
+    try:
+        with closing(_make(missing, clips, settings, out, workers)) as made:
+            for done, _ in enumerate(made, 1):
                 if progress is not None:
                     progress(done, len(missing))
-    else:
-        for done, index in enumerate(missing, 1):
-            write_pair(index, clips, settings, out)
-            if progress is not None:
-                progress(done, len(missing))
-    if share[0] == 0:
-        write_tasks(out, [pair_name(i, settings.seed) for i in range(num_pairs)])
+                if done % LIST_EVERY == 0:
+                    write_tasks(out)
+    finally:
+        write_tasks(out)
 
 
 def main(argv=None) -> int:

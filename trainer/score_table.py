@@ -138,12 +138,12 @@ def missing(rows: list[dict], without: dict[str, str]) -> dict[str, str]:
 
 
 def combine(rows: list[dict], *, controls, without=None, frames, size, checkpoint, seed) -> dict:
-    """The report of all clips' rows: the JSON of `evaluation.summary` with more keys.
+    """The report of all clips' rows: the JSON of `evaluation.summary` with more keys. "seconds" are a mean over clips.
 
     "floors" are the four that need no masks, "baselines" the rest; "missing" names the columns without (all) values.
     """
     names = [row["clip"] for row in rows]
-    seconds = {key: sum(r["seconds"][key] for r in rows) for key in rows[0]["seconds"]}
+    seconds = {key: sum(r["seconds"][key] for r in rows) / len(rows) for key in rows[0]["seconds"]}
     report = summary([], [], controls=controls, frames=frames, size=size, seconds=seconds, checkpoint=checkpoint,
                      seed=seed)  # fmt: skip
     report |= {"clips": len(rows), "result": describe([r["result"] for r in rows], names), "baselines": {}}

@@ -2,8 +2,9 @@
 
     python trainer/split.py --num_samples 20 --train_dir DIR --val_dir DIR [--seed 42] [--dry_run]
 
-A file that notes what is being moved is written first and removed last: a run that was killed is finished by the next
-one, so no triple is ever left in halves. Running it again with the same seed moves nothing more.
+A file that notes what is being moved is written first, in both folders, and removed last: a run that was killed is
+finished by the next one, and until then neither folder is trained on. Running it again with the same seed moves nothing
+more.
 """
 
 import argparse
@@ -22,9 +23,7 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic, write_json
-from trainer.dataset import FOLDERS, find_triples, list_clips
-
-NOTE = ".split-in-progress.json"
+from trainer.dataset import FOLDERS, SPLIT_NOTE, find_triples, list_clips
 
 
 def choose(names: list[str], count: int, seed: int) -> list[str]:
@@ -49,11 +48,12 @@ def move_file(source: Path, target: Path):
 
 
 def finish(note: Path):
-    """Does what a note says, and removes it. Every step may be repeated."""
+    """Does what the validation folder's note says, and removes both. Every step may be repeated."""
     plan = json.loads(note.read_text(encoding="utf-8"))
     for source, target in plan["files"]:
         move_file(Path(source), Path(target))
     _move_tasks(Path(plan["train"]), Path(plan["val"]), set(plan["names"]))
+    (Path(plan["train"]) / SPLIT_NOTE).unlink(missing_ok=True)
     note.unlink()
 
 
@@ -82,12 +82,13 @@ def _move_tasks(train: Path, val: Path, names: set[str]):
 def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> list[str]:
     """Moves clips until `num_samples` are in val_dir; returns the names (to be) moved.
 
-    Raises GenPropError when the training folder has unequal file sets or too few clips.
+    Raises GenPropError when the training folder has unequal file sets or too few clips, or when clips of it are on the
+    way to another folder.
     """
     train, val = Path(train_dir).resolve(), Path(val_dir).resolve()
     if train == val:
         raise GenPropError(f"Expected two folders, got {train} for both. Choose another --val_dir.")
-    note = val / NOTE
+    note = val / SPLIT_NOTE
     if note.exists() and not dry_run:
         finish(note)
     triples = {t.name: t for t in find_triples(train)}
@@ -111,6 +112,7 @@ def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> lis
     ]
     plan = {"train": str(train), "val": str(val), "names": names, "files": [[str(a), str(b)] for a, b in parts]}
     write_json(note, plan)
+    write_json(train / SPLIT_NOTE, plan)
     finish(note)
     return names
 
@@ -128,7 +130,7 @@ def main(argv=None) -> int:
         names = split(args.train_dir, args.val_dir, args.num_samples, args.seed, args.dry_run)
         print(f"{'would move' if args.dry_run else 'moved'} {len(names)} clips to {args.val_dir}", *names, sep="\n  ")
 
-    return exit_code(body)
+    return exit_code(body, "the same command finishes what it began")
 
 
 if __name__ == "__main__":

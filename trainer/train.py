@@ -103,7 +103,22 @@ def make_accelerator(args) -> Accelerator:
         and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
     ):
         raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
+    tell_deepspeed(accelerator, args)
     return accelerator
+
+
+def tell_deepspeed(accelerator, args):
+    """Gives DeepSpeed, where it is used, the run's own settings. It clips gradients by itself, looks for the batch size
+    in a data loader, which Accelerate is not given here, and counts accumulation as `accelerate launch` was told."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
+    plugin.deepspeed_config.update(
+        train_micro_batch_size_per_gpu=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        gradient_clipping=args.max_grad_norm,
+    )
 
 
 def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
@@ -145,10 +160,11 @@ def load_data(args, accelerator, base, encoder):
     return entries
 
 
-def check_finite(terms: dict, names: list[str], step: int):
-    if not torch.isfinite(terms["total"]):
+def check_finite(what: str, value, names: list[str], step: int):
+    """Raises GenPropError when the loss or the gradient norm of a step is not finite. names: of its clips."""
+    if not math.isfinite(value := float(value)):
         raise GenPropError(
-            f"The loss became {terms['total'].item()} at step {step + 1} with the clip{'s' * (len(names) > 1)} "
+            f"The {what} became {value} at step {step + 1} with the clip{'s' * (len(names) > 1)} "
             f"{', '.join(names)}. Nothing of it was saved. Look at the clip; a lower --lr or "
             "--mixed_precision no may help."
         )
@@ -210,6 +226,10 @@ def run(args):
         checkpoint_state.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
+    if args.reset_optimizer:
+        accelerator.wait_for_everyone()  # all have read the checkpoint
+        if accelerator.is_main_process:
+            checkpoints.set_aside()
 
     def averaged() -> GenPropAdapters:
         """The EMA weights as adapters of their own."""
@@ -251,7 +271,7 @@ def run(args):
     batches = iter(loader(windows, batch_plan, step, total, accelerator.process_index, args.num_workers))
     model.train()
     while step < total:
-        clock, rate, terms = time.perf_counter(), learning_rate(step, args, total), []
+        clock, rate, terms, seen = time.perf_counter(), learning_rate(step, args, total), [], []
         for group in optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         selective = args.selective * selectivity(step, total, args.copy_share, args.ramp_share)
@@ -261,10 +281,13 @@ def run(args):
                 batch = to_device(next(batches), device)
                 with accelerator.accumulate(model):
                     terms.append(model(taps, batch, current, selective))
-                    check_finite(terms[-1], batch["name"], step)
+                    seen += batch["name"]
+                    check_finite("loss", terms[-1]["total"].detach(), batch["name"], step)
                     accelerator.backward(terms[-1]["total"])
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(parameters.values(), args.max_grad_norm)
+                        if args.mixed_precision != "fp16":  # there the loss scaler skips such a step
+                            check_finite("gradient norm", norm, seen, step)
                     optimizer.step()
                     optimizer.zero_grad()
         values = mean_over_processes(accelerator, terms)

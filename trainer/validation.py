@@ -1,5 +1,6 @@
 """Validation: the averaged weights propagate the validation clips; videos, a sheet and metrics with floors."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from accelerate.utils import gather_object
 
 from genprop_core import evaluation
 from genprop_core.adapters import GenPropAdapters
-from genprop_core.checkpoint import AdapterFile
+from genprop_core.checkpoint import AdapterFile, digest_of
 from genprop_core.files import write_json
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.report import comparison
@@ -48,10 +49,12 @@ class Validator:
     def run(self, adapters: GenPropAdapters, epoch: int, step: int, progress=None) -> dict:
         """Every process makes its share of the clips; the metrics come back in all. Writes into epoch_N.
 
-        adapters: of the averaged weights; they are moved and cast.
+        adapters: of the averaged weights; they are moved and cast. metrics.json names them by the digest that the file
+        which is saved of them has, and tells the run's settings.
         """
         out, acc = self.folder(epoch), self.accelerator
-        file = AdapterFile(adapters.eval(), self.base.fingerprint(), {}, f"step {step}", f"step {step}")
+        digest = digest_of(adapters)
+        file = AdapterFile(adapters.eval(), self.base.fingerprint(), {}, f"step {step}", digest)
         model = GenProp(self.base, file, acc.device)
         mine = list(range(len(self.triples)))[acc.process_index :: acc.num_processes]
         made = []
@@ -69,9 +72,10 @@ class Validator:
             frames=self.args.val_num_frames,
             size=list(sizes[0]) if len(sizes) == 1 else [list(s) for s in sizes],
             seconds=seconds,
-            checkpoint=f"step {step}",
+            checkpoint=digest,
             seed=self.args.seed,
         )
+        metrics |= {"step": step, "settings": json.loads(json.dumps(vars(self.args), default=str))}
         if acc.is_main_process:
             self._sheet(rows, out)
             write_json(out / "metrics.json", metrics)  # last: where it is, the validation is complete

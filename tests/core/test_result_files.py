@@ -6,23 +6,24 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
 from stand_in import StandInPipeline, clip, edited
 
-from genprop_core import cli, propagate
+from genprop_core import cli, propagate, result_files
 from genprop_core.compositing import alpha
 from genprop_core.video_io import read_video, write_image
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """run(source path, *options, **of the stand-in): the output folder, and what was said."""
+    """run(source path, *options, **of the stand-in): the output folder, and what was said (on stderr, if `fails`)."""
 
-    def with_files(source, *options, **of_the_model):
+    def with_files(source, *options, fails=False, **of_the_model):
         monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline(**of_the_model))
         write_image(tmp_path / "key.png", (edited(clip(10)) * 255).round().byte().movedim(0, -1))
         given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out", *options]
-        assert cli.main(["propagate", *map(str, given)]) == 0
-        return tmp_path / "out", capsys.readouterr().out
+        assert cli.main(["propagate", *map(str, given)]) == (2 if fails else 0)
+        return tmp_path / "out", capsys.readouterr()[fails]
 
     return with_files
 
@@ -40,6 +41,19 @@ def write_source(path, late=0):
     return path
 
 
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_a_keyframe_of_another_size_is_resized_and_that_is_said(tmp_path, monkeypatch, capsys, size):
+    monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline())
+    source, key = write_source(tmp_path / "source.mkv"), edited(clip(10))
+    key = torch.nn.functional.interpolate(key[None], (size, size))[0]
+    write_image(tmp_path / "key.png", (key * 255).round().byte().movedim(0, -1))
+    given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out"]
+    assert cli.main(["propagate", *map(str, given)]) == 0
+    told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("keyframe")]
+    assert told == ([] if size == 64 else [f"keyframe {size}x{size} resized to the source's size"])
+    assert read_video(tmp_path / "out" / "result.mp4").frames.shape == (10, 64, 64, 3)
+
+
 def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
     out, said = run(write_source(tmp_path / "even.mkv"))
     metrics = json.loads((out / "metrics.json").read_text())
@@ -55,6 +69,31 @@ def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
 def test_without_a_mask_there_is_neither_mask_nor_overlay(run, tmp_path):
     out, _ = run(write_source(tmp_path / "source.mkv"), mask=False)
     assert sorted(p.name for p in out.iterdir()) == ["comparison.png", "confidence.png", "metrics.json", "result.mp4"]
+
+
+@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize("stuck", ["comparison.png", "metrics.json", "result.mp4", None])
+def test_files_that_cannot_be_written_leave_the_earlier_ones_alone(run, tmp_path, monkeypatch, stuck, again):
+    source, replace = write_source(tmp_path / "source.mkv"), result_files.os.replace
+    before = {p.name: p.read_bytes() for p in run(source)[0].iterdir()} if again else {}
+
+    def blocked(made, target):
+        if stuck and target == tmp_path / "out" / stuck and ".making-" in str(made):
+            raise PermissionError(13, "Permission denied")
+        replace(made, target)
+
+    def full(*arguments, **settings):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(result_files.os, "replace", blocked)
+    if stuck is None:
+        monkeypatch.setattr(result_files.tempfile, "mkdtemp", full)
+    out, said = run(source, "--seed", 1, "--grow", 9, fails=True)
+    last = said.splitlines()[-1]
+    assert said.count("error: ") == 1 and last.startswith(f"error: Expected to write the result to {out}, but that fai")
+    assert ("No space left" if stuck is None else "Permission denied") in last and "choose another --out" in last
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+    monkeypatch.undo()
 
 
 def test_a_lossless_result_is_the_sources_own_outside_the_mask(run, tmp_path):

@@ -1,6 +1,9 @@
 """What users get wrong is said in one line that names the file and the remedy, before anything long begins."""
 
+import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,8 @@ from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_video
 from trainer import arguments
 from trainer.dataset import FOLDERS, check_triple, find_triples, working_size
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -95,11 +100,13 @@ def test_tasks(folder):
 
 
 def test_resolution(capsys):
+    from trainer.train import main
+
     for text in ("100", "64x20", "big"):
-        with pytest.raises(SystemExit):
-            arguments.build_parser().parse_args(["--resolution", text])
+        assert main(["--resolution", text]) == 2
     said = capsys.readouterr().err
     assert "divisible by 8 (64 advised), got 100; try 128" in said and "WIDTHxHEIGHT in pixels, got big" in said
+    assert [line.split(": ")[:2] for line in said.splitlines()] == [["error", "argument --resolution"]] * 3
     with pytest.raises(GenPropError, match=r"multiples of 64 for this base, got 1000x576\. Try 1024x576"):
         working_size(1920, 1080, (1000, 576), 64)
     assert working_size(1920, 1080, (576,), 64) == (576, 1024)
@@ -108,9 +115,12 @@ def test_resolution(capsys):
 
 
 def test_settings(capsys, tmp_path, words):
-    with pytest.raises(SystemExit):
-        arguments.parse(["--train_data_dir", "x"])
-    assert "required: --val_data_dir, --output_dir, --val_out_dir" in capsys.readouterr().err
+    from trainer.train import main
+
+    assert main(["--train_data_dir", "x"]) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "got none of --val_data_dir, --output_dir, --val_out_dir. Give them on the command line or in" in said
+    assert main(["--config"]) == 2 and capsys.readouterr().err == "error: argument --config: expected one argument\n"
     path = tmp_path / "bad.toml"
     path.write_text("learning_rate = 1e-4\n")
     with pytest.raises(GenPropError, match=r"got learning_rate\. --help lists them"):
@@ -157,6 +167,31 @@ def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
         train(resume_from_checkpoint="latest", selection="off", reset_optimizer=True)
 
 
+def test_resuming_with_other_clips(train, tmp_path, data, caplog):
+    clips, again = shutil.copytree(data / "train", tmp_path / "clips"), {"resume_from_checkpoint": "latest"}
+    train(max_steps=1, train_data_dir=clips)
+    train(max_steps=2, train_data_dir=shutil.copytree(clips, tmp_path / "elsewhere"), **again)
+    (clips / "tasks.csv").write_text("name,task\nclip1,track\n")
+    with pytest.raises(GenPropError, match=r"the clips of .*others, by their names or tasks\. Give the"):
+        train(max_steps=3, train_data_dir=clips, **again)
+    (clips / "tasks.csv").unlink()
+    for sub in FOLDERS.values():
+        (clips / sub / "clip1.mp4").rename(clips / sub / "other.mp4")
+    with pytest.raises(GenPropError, match=r"others, by their names or tasks\. Give the same settings, or --reset_opt"):
+        train(max_steps=3, train_data_dir=clips, cache_dir="none", **again)
+    for sub in FOLDERS.values():
+        (clips / sub / "other.mp4").rename(clips / sub / "clip1.mp4")
+    rewrite(clips / "original_videos" / "clip1.mp4", lambda frames: 255 - frames)
+    with pytest.raises(GenPropError, match=r"configuration: the clips of .* had other contents\. Give the same"):
+        train(max_steps=3, train_data_dir=clips, **again)
+    path = tmp_path / "out" / "checkpoints" / "step_00000002" / "state.json"  # as it was before clips were noted
+    state = json.loads(path.read_text())
+    del state["settings"]["clip_names"], state["settings"]["clip_contents"]
+    path.write_text(json.dumps(state))
+    train(max_steps=3, train_data_dir=clips, **again)
+    assert sum("does not say which clips it was trained on" in text for text in caplog.messages) == 1
+
+
 def test_a_cache_of_another_base_and_a_changed_clip(train, tmp_path, data, make_base):
     cache, changed = tmp_path / "cache", shutil.copytree(data / "train", tmp_path / "train")
     train(cache_dir=cache, max_steps=1, train_data_dir=changed, output_dir=tmp_path / "a")
@@ -178,6 +213,9 @@ def test_a_tracker_that_is_not_installed(train, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     with pytest.raises(GenPropError, match=r"wandb to be installed for --tracker wandb\. Run: pip install wandb"):
         train(tracker="wandb")
+    default = arguments.build_parser().get_default("tracker")  # is installed by the commands that a reader starts from
+    for page in ("README.md", "docs/training.md"):
+        assert re.search(rf"^pip install .*-r requirements\.txt {default}$", (ROOT / page).read_text("utf-8"), re.M)
 
 
 def test_an_empty_window_is_allowed_and_counted(train, data, tmp_path):

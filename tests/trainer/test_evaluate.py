@@ -80,7 +80,7 @@ def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, mon
     assert "plain_svd" in made, "other settings, other baselines"
 
 
-def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
+def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     data = tmp_path / "data"
     for name in ("a", "b"):
         folder(data, name, target=3, mask=3)
@@ -95,8 +95,9 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch):
         return real(bench, index, controls)
 
     monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        evaluate.main(options)
+    assert evaluate.main(options) == 130
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1].endswith("stopped: with --json or --html the same command goes on from the finished clips")
     assert (tmp_path / "s.partial.jsonl").exists() and not (tmp_path / "s.json").exists()
     monkeypatch.setattr(evaluate, "evaluate_clip", lambda *a: calls.append(a[1]) or real(*a))
     assert evaluate.main(options) == 0
@@ -189,6 +190,14 @@ def test_clip_scores_with_local_weights(tmp_path):
     same = learned.score(keyframe[None].expand(3, -1, -1, -1), clip)
     assert same["clip_i"] == pytest.approx(1, abs=1e-5) and -1 <= same["clip_t"] <= 1
     assert learned.score(clip.source, clip)["clip_i"] < 0.9999
+
+
+def test_the_seconds_of_a_report_are_those_of_a_clip():
+    scores = dict.fromkeys(METRICS)
+    rows = [{"clip": n, "result": scores, "floors": {}, "seconds": {"encode": s, "decode": 1.0}}
+            for n, s in zip("ab", (1, 3))]  # fmt: skip
+    report = score_table.combine(rows, controls={}, frames=8, size=[64, 64], checkpoint="c", seed=0)
+    assert report["clips"] == 2 and report["seconds"] == {"encode": 2.0, "decode": 1.0}
 
 
 def test_statistics_over_clips():

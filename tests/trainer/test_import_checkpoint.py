@@ -100,6 +100,10 @@ def test_command_line(base_file, tmp_path, capsys):
     said = capsys.readouterr().out.splitlines()
     assert said[0].endswith("tensors carried, 4 left") and sum(line.startswith("left: mpd.") for line in said) == 4
     assert load_adapters(tmp_path / "new.safetensors").provenance["imported_from"] == "old.pt"
+    assert cli.main(words[:-1]) == 0  # beside the old one, but never over another file
+    assert load_adapters(tmp_path / "old.safetensors").provenance["imported_from"] == "old.pt"
+    assert capsys.readouterr().out.splitlines()[-1] == f"written: {tmp_path / 'old.safetensors'}"
+    assert cli.main(words[:-1]) == 2 and "Give another name with --out" in capsys.readouterr().err
     (tmp_path / "bad.pt").write_bytes(b"not a checkpoint")
     words[1] = str(tmp_path / "bad.pt")
     assert cli.main([*words, str(tmp_path / "other.safetensors")]) == 2

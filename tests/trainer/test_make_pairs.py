@@ -107,6 +107,29 @@ def test_the_same_pairs_for_any_workers_resumed_and_ready_for_training(videos, t
             assert torch.equal(read_video(x).frames, read_video(y).frames)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_stopped_run_and_one_process_of_many_list_what_is_there(videos, tmp_path, monkeypatch, workers):
+    def stop(done, total):
+        if done == 4:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        module.make_pairs(videos, out, 8, SETTINGS, workers, share=(1, 2), progress=stop)
+    triples = find_triples(out)
+    assert len(triples) == 4 and [t.name for t in triples] == [module.pair_name(i, 1) for i in (1, 3, 5, 7)]
+    assert [t.task for t in triples] == [module.TASK[module.recipe_of(i, 1)] for i in (1, 3, 5, 7)]
+    assert {t.task for t in triples} != {"remove"}  # what clips without a row are taken for
+    if workers:
+        return
+    # a pair that another process finishes while this one writes its list
+    names = module.finished(out)
+    seen = iter([names[:2], names, names])
+    monkeypatch.setattr(module, "finished", lambda folder: next(seen))
+    module.write_tasks(out)
+    assert len((out / "tasks.csv").read_text().split()) == 1 + 4
+
+
 def test_davis_layout_with_several_objects(tmp_path):
     picture, mask = scene(3, height=64)
     for t in range(3):

@@ -1,6 +1,7 @@
 """The mini's training stages: state that survives, and scores that can be stopped and go on."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -10,10 +11,15 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
 from genprop_core.conditioning import SCALING
 from genprop_core.errors import GenPropError
+from genprop_core.files import load_tensors, save_tensors
 from trainer import evaluate
+from trainer.mini import base
+from trainer.mini.__main__ import main
 from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
 from trainer.mini.base import make_condition, several_keyframes
+from trainer.mini.curves import FOLDER
+from trainer.mini.export import export, provenance_of
 from trainer.mini.stage import EMA, Stage, read_log
 
 
@@ -111,6 +117,44 @@ def test_adapters_take_over_what_fits_of_earlier_ones():
     fresh = {k for k, v in other.state_dict().items() if k not in expected or not v.equal(expected[k])}
     assert fresh and all(k.startswith("injections.") for k in fresh)
     assert not any(layer.conv.weight.any() for layer in other.injections)
+
+
+def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_it(tmp_path, capsys):
+    work, assets, curves = tmp_path / "work", tmp_path / "assets", tmp_path / "curves"
+    assert main(["unpack", "--work", str(work)]) == 0
+    assert main(["export", "--work", str(work)]) == 2
+    assert "Expected trained adapters at " in (said := capsys.readouterr().err) and len(said.splitlines()) == 1
+    shutil.copyfile(MINI_ADAPTERS, work / "adapters.safetensors")
+    (work / "adapters.jsonl").write_text('{"step": 1, "nonmask": 1.0, "mask": 1.0, "mpd": 1.0}\n')
+    shutil.copytree(FOLDER, curves)
+    export(work, assets, curves)
+    new, old = assets / "mini" / "base.safetensors", MINI_BASE
+    assert load_tensors(new)[1] == load_tensors(old)[1]
+    for key, value in load_tensors(old)[0].items():
+        assert value.equal(load_tensors(new)[0][key]), key
+    assert (curves / "base.jsonl").read_text() == (FOLDER / "base.jsonl").read_text()
+    assert (curves / "adapters.jsonl").read_text() == (work / "adapters.jsonl").read_text()
+    # a stage that was run here speaks for itself; weights of which nothing is known do not ship
+    (work / "base.jsonl").write_text('{"step": 7}\n')
+    assert provenance_of(work, "base") == {"step": 7}
+    vae = load_tensors(work / "vae.safetensors")[0]
+    save_tensors(work / "vae.safetensors", {k: v + 1 for k, v in vae.items()}, {})
+    with pytest.raises(GenPropError, match=r"Expected vae\.jsonl.*Run: python -m trainer\.mini vae --work"):
+        export(work, assets, curves)
+
+
+def test_without_pairs_and_a_vae_nobody_waits(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(base.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
+    command = ["base", "--work", str(tmp_path)]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "got 0 and no vae.safetensors" in said and f"trainer.mini vae --work {tmp_path}" in said
+    assert len(said.splitlines()) == 1
+    (tmp_path / "vae.safetensors").touch()
+    assert main(command) == 130  # it waits, until Ctrl+C
+    out, err = capsys.readouterr()
+    assert f"0 of 50 pairs; it is filled by: python -m trainer.mini cache --work {tmp_path}" in out
+    assert err == "stopped: the same command goes on from what was saved\n"
 
 
 def test_all_weights_together_are_small():

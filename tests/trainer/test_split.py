@@ -4,7 +4,7 @@ import pytest
 
 from genprop_core.errors import GenPropError
 from trainer import split as module
-from trainer.dataset import FOLDERS, list_clips
+from trainer.dataset import FOLDERS, find_triples, list_clips
 from trainer.split import main, split
 
 
@@ -60,10 +60,26 @@ def test_killed_after_any_move_it_is_finished_by_the_next_run(folders, monkeypat
         with pytest.raises(KeyboardInterrupt):
             split(train, val, 3, 1)
         monkeypatch.undo()
+        for folder in (train, val):  # neither is whole, whatever has been moved
+            with pytest.raises(GenPropError, match=r"stopped\. Run it again with --train_dir .*train --val_dir .*val:"):
+                find_triples(folder)
+        with pytest.raises(GenPropError, match=r"--val_dir .*val: it finishes"):
+            split(train, val.with_name("other"), 3, 1)
     expected = module.choose([f"clip{i}" for i in range(8)], 3, 1)
     split(train, val, 3, 1)
     check_whole(train, val, expected)
-    assert not (val / module.NOTE).exists()
+    assert not (val / module.SPLIT_NOTE).exists() and not (train / module.SPLIT_NOTE).exists()
+    assert len(find_triples(val)) == 3 and len(find_triples(train)) == 5
+
+
+def test_ctrl_c_is_one_line(folders, monkeypatch, capsys):
+    train, val = folders
+    arguments = ["--num_samples", "3", "--train_dir", str(train), "--val_dir", str(val)]
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "move_file", lambda *paths: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert main(arguments) == 130
+    assert capsys.readouterr().err == "stopped: the same command finishes what it began\n"
+    assert main(arguments) == 0 and len(names(val)[0]) == 3
 
 
 def test_another_disk(folders, monkeypatch):

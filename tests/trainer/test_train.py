@@ -48,6 +48,8 @@ def test_ten_steps_through_loader_cache_checkpoint_and_validation(train, tmp_pat
 
     # what was trained loads into the pipeline as it is
     file = load_adapters(tmp_path / "out" / "adapters.safetensors")
+    assert metrics["checkpoint"] == file.digest and (metrics["step"], metrics["seed"]) == (10, 42)
+    assert metrics["settings"]["num_inference_steps"] == 2 and metrics["settings"]["base"] == str(base_file)
     assert file.provenance["step"] == 10 and file.provenance["settings"]["lr"] == 1e-3
     assert any(layer.conv.weight.abs().max() > 0 for layer in file.adapters.injections)
     frames = torch.rand(4, 3, 64, 64)
@@ -119,6 +121,29 @@ def test_reset_optimizer_takes_the_weights_only(train, tmp_path):
     assert [row["step"] for row in read_log(tmp_path / "b" / "log.jsonl")] == [1]
 
 
+def test_a_new_run_in_the_folder_of_an_earlier_one_sets_that_aside(train, tmp_path, monkeypatch, caplog):
+    from trainer.checkpoint_state import Checkpoints
+
+    caplog.set_level("INFO")
+    out, again = tmp_path / "out", {"resume_from_checkpoint": "latest", "reset_optimizer": True, "keep": 1}
+    train(max_steps=3, keep=1, save_steps=1)
+    earlier = (out / "log.jsonl").read_text()
+    with monkeypatch.context() as patch:  # killed before its first checkpoint
+        patch.setattr(Checkpoints, "save", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            train(max_steps=1, lr=1e-9, warmup_steps=0, **again)
+    train(max_steps=1, lr=1e-9, warmup_steps=0, **again)  # from the weights that were set aside
+    aside = out / "checkpoints.before-1"
+    assert (aside / "log.jsonl").read_text() == earlier and len(losses(out)) == 1
+    assert sum(f"log.jsonl are now in {aside}." in text for text in caplog.messages) == 1
+    assert [p.name for p in (out / "checkpoints").iterdir()] == ["step_00000001"]
+    a, b = (load_adapters(f / "adapters.safetensors").adapters.state_dict() for f in (aside / "step_00000003", out))
+    assert all(torch.allclose(a[name], b[name], rtol=1e-3, atol=1e-6) for name in a)
+    train(max_steps=2, lr=1e-4, **again)
+    assert (out / "checkpoints.before-2" / "step_00000001").is_dir()
+    assert Checkpoints(out, 1).find("latest") == out / "checkpoints" / "step_00000002"
+
+
 def test_starting_from_an_adapter_file(train, tmp_path):
     from genprop_core.errors import GenPropError
 
@@ -132,6 +157,47 @@ def test_starting_from_an_adapter_file(train, tmp_path):
         torch.testing.assert_close(b.adapters.state_dict()[name], value, rtol=1e-3, atol=1e-6, msg=name)
     with pytest.raises(GenPropError, match=r"--num_blocks 1, not 2, --selection off, not on\. Leave these settings"):
         train(output_dir=tmp_path / "d", num_blocks=2, selection="on", init_adapters=file, cache_dir=cache)
+
+
+def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
+    from types import SimpleNamespace
+
+    from accelerate.utils import DeepSpeedPlugin
+
+    from trainer import arguments
+    from trainer.train import tell_deepspeed
+
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # what `accelerate launch` says by default
+    args = arguments.parse(words(batch_size=2, gradient_accumulation_steps=3, max_grad_norm=0.25))
+    plugin = DeepSpeedPlugin()
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=1)
+    assert plugin.is_auto("train_micro_batch_size_per_gpu")
+    tell_deepspeed(accelerator, args)
+    wanted = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 0.25}
+    assert {name: plugin.get_value(name) for name in wanted} == wanted and accelerator.gradient_accumulation_steps == 3
+    accelerator.state.deepspeed_plugin = None
+    tell_deepspeed(accelerator, args)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):
+    from genprop_core.errors import GenPropError
+    from trainer import train as module
+
+    loss_terms, calls = module.loss_terms, []
+
+    def steep(unet, taps, adapters, *rest):
+        terms = loss_terms(unet, taps, adapters, *rest)
+        calls.append(0)  # 0 * infinity in the backward pass of the second step; the loss stays as it is
+        extra = (adapters.trainable()[0].sum() * 0).sqrt() if len(calls) > 2 else 0
+        return terms | {"total": terms["total"] + extra}
+
+    monkeypatch.setattr(module, "loss_terms", steep)
+    with pytest.raises(GenPropError, match=r"gradient norm became nan at step 2 with the clips clip\d, clip\d\. Noth"):
+        train(save_steps=1, gradient_accumulation_steps=2)
+    kept = list((tmp_path / "out" / "checkpoints").iterdir())
+    assert sorted(p.name for p in kept) == ["step_00000000", "step_00000001"]
+    for path in kept:
+        assert all(p.isfinite().all() for p in load_adapters(path / "adapters.safetensors").adapters.parameters())
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(train, tmp_path, monkeypatch):

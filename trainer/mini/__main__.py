@@ -1,9 +1,13 @@
 """`python -m trainer.mini STAGE --minutes M`: trains the mini from scratch, stage by stage. Each stage resumes."""
 
 import argparse
+import sys
+
+from genprop_core.errors import exit_code
 
 
-def main():
+def main(argv=None) -> int:
+    """Runs a stage; returns the exit code. What a user can put right is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
     parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "unpack", "ablation"])
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
@@ -18,7 +22,11 @@ def main():
         "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters)"
     )
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
+    return exit_code(lambda: _run(arguments), "the same command goes on from what was saved")
+
+
+def _run(arguments):
     if arguments.stage == "cache":
         from .cache import build
 
@@ -50,4 +58,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ from genprop_core.conditioning import (
     nearest,
     repeat_over_frames,
 )
+from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from genprop_core.unet import denoise
 
@@ -37,9 +38,22 @@ CHECK = 24  # the first pairs of the cache are kept for the curve
 
 
 def wait_for_pairs(folder, needed=50):
+    """The cached pairs of a work folder, as soon as there are `needed`.
+
+    Raises GenPropError where there is no VAE that could encode what is missing.
+    """
     pairs = Pairs(folder)
     while len(pairs) < needed:
-        print(f"waiting for the cache: {len(pairs)} of {needed} pairs", flush=True)
+        if not (Path(folder) / "vae.safetensors").exists():
+            raise GenPropError(
+                f"Expected {needed} encoded pairs in {folder}, got {len(pairs)} and no vae.safetensors to make more. "
+                f"Run: python -m trainer.mini vae --work {folder} (or unpack), then: cache."
+            )
+        print(
+            f"waiting for the cache: {len(pairs)} of {needed} pairs; it is filled by: "
+            f"python -m trainer.mini cache --work {folder}",
+            flush=True,
+        )
         time.sleep(10)
         pairs.refresh()
     return pairs

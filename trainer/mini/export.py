@@ -4,19 +4,38 @@ import json
 import shutil
 from pathlib import Path
 
-from genprop_core.assets import MINI_ADAPTERS, MINI_BASE, SAMPLE
+from genprop_core.assets import ASSETS, MINI_ADAPTERS, MINI_BASE, SAMPLE
 from genprop_core.errors import GenPropError
-from genprop_core.files import load_tensors, save_tensors
+from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.mini import read_mini, save_mini
 from genprop_core.video_io import write_image, write_video
 
 from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
-from .curves import plot
+from .curves import FOLDER, plot
 from .shape import new_image_encoder, new_unet
 from .stage import read_log
 
 SAMPLE_FPS = 8
+PARTS = {"vae": "vae", "base": "unet"}  # of the mini's file, by the stage that trains them
+
+
+def provenance_of(folder, stage: str) -> dict:
+    """What made a work folder's vae or base: the last row of its log, or for the shipped weights what their file says.
+
+    Raises GenPropError for other weights without a log.
+    """
+    file = Path(folder) / f"{stage}.safetensors"
+    if (Path(folder) / f"{stage}.jsonl").exists():
+        return read_log(folder, stage)[-1]
+    shipped, mine = read_mini(MINI_BASE)[0][PARTS[stage]], load_tensors(file)[0]
+    if shipped.keys() != mine.keys() or any(not shipped[k].equal(v.to(shipped[k].dtype)) for k, v in mine.items()):
+        raise GenPropError(
+            f"Expected {stage}.jsonl, the log of the training, beside {file}, or the weights that ship with GenProp. "
+            f"Run: python -m trainer.mini {stage} --work {folder}."
+        )
+    with open_tensors(MINI_BASE) as opened:
+        return json.loads(opened.metadata()["provenance"])["stages"][stage]
 
 
 def export_base(folder, path=MINI_BASE):
@@ -24,14 +43,14 @@ def export_base(folder, path=MINI_BASE):
     folder = Path(folder)
     unet = new_unet()
     unet.load_state_dict(load_tensors(folder / "base.safetensors")[0])
-    provenance = {"stages": {name: read_log(folder, name)[-1] for name in ("vae", "base")}}
+    provenance = {"stages": {name: provenance_of(folder, name) for name in PARTS}}
     save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": new_image_encoder()}, provenance)
 
 
 def unpack(folder, path=MINI_BASE):
     """The shipped base as vae.safetensors and base.safetensors of a work folder, to train new adapters for it."""
     states, _ = read_mini(path)
-    parts = {Path(folder) / "vae.safetensors": "vae", Path(folder) / "base.safetensors": "unet"}
+    parts = {Path(folder) / f"{stage}.safetensors": part for stage, part in PARTS.items()}
     for file in parts:
         if file.exists():
             raise GenPropError(f"Expected a work folder without {file.name}, but {file} exists. Choose another --work.")
@@ -53,15 +72,24 @@ def export_sample(folder=SAMPLE, seed=SAMPLE_SEED):
     write_image(folder / "keyframe.png", frames(clip.target)[0])
 
 
-def export(folder):
-    """Everything that ships, and the training curves as JSON lines under docs/curves."""
-    folder = Path(folder)
-    export_base(folder)
-    shutil.copyfile(folder / "adapters.safetensors", MINI_ADAPTERS)
-    export_sample()
-    curves = MINI_BASE.parents[3] / "docs" / "curves"
+def export(folder, assets=ASSETS, curves=FOLDER):
+    """Everything that ships, into `assets`, and the training curves as JSON lines into `curves`.
+
+    A stage that was not run in the work folder (`unpack`) keeps its curve. Raises GenPropError without adapters.
+    """
+    folder, adapters = Path(folder), Path(folder) / "adapters.safetensors"
+    if not adapters.exists():
+        raise GenPropError(
+            f"Expected trained adapters at {adapters}, but there are none. "
+            f"Run: python -m trainer.mini adapters --work {folder}."
+        )
+    base, shipped, sample = (Path(assets) / p.relative_to(ASSETS) for p in (MINI_BASE, MINI_ADAPTERS, SAMPLE))
+    export_base(folder, base)
+    shutil.copyfile(adapters, shipped)
+    export_sample(sample)
     curves.mkdir(parents=True, exist_ok=True)
-    for name in ("vae", "base", "adapters"):
-        rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, name))
-        (curves / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    for name in (*PARTS, "adapters"):
+        if (folder / f"{name}.jsonl").exists():
+            rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, name))
+            (curves / f"{name}.jsonl").write_text(rows, encoding="utf-8")
     plot(curves, curves / "curves.png")
