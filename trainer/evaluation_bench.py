@@ -38,13 +38,18 @@ class Bench:
 
 
 def controls_of(bench: Bench, clip: EvalClip, other, settings, result) -> dict:
-    """What another source does to the outside of the mask, and another keyframe to its inside."""
-    shuffled = None
+    """What another source does to the outside of the mask, and another keyframe to its inside.
+
+    None where the clip does not allow it: no other clip of its shape, no truth, nothing marked in its mask.
+    """
+    shuffled = change = None
     if other is not None and other.shape == clip.source.shape and clip.target is not None:
         made = bench.model.propagate(other, clip.keyframe, settings)
         shuffled = psnr(made.frames, clip.target, 1 - clip.mask)
-    unedited = bench.model.propagate(clip.source, clip.source[0], settings)
-    change = ((unedited.frames - result.frames).abs() * clip.mask).sum().item() / (3 * clip.mask.sum().item()) * 255
+    marked = clip.mask.sum().item()
+    if marked:
+        unedited = bench.model.propagate(clip.source, clip.source[0], settings)
+        change = ((unedited.frames - result.frames).abs() * clip.mask).sum().item() / (3 * marked) * 255
     return {"shuffled_source_psnr_outside": shuffled, "other_keyframe_change_inside": change}
 
 

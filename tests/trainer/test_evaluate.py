@@ -126,6 +126,17 @@ def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     assert report["floors"]["vae_round_trip"]["spread"]["warp_error"]["clips"] == 3
 
 
+def test_a_mask_that_marks_nothing_leaves_its_control_out(tmp_path):
+    data = tmp_path / "data"
+    folder(data, "a", target=3, mask=3)
+    for t in range(3):
+        write_image(data / "masks" / "a" / f"{t}.png", torch.zeros(64, 64, 3, dtype=torch.uint8))
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "none")
+    assert report["controls"] == {"clips": 1, "shuffled_source_psnr_outside": None, "shuffled_source_drop": None,
+                                  "other_keyframe_change_inside": None}  # fmt: skip
+    assert report["result"]["psnr_outside"] is not None and report["result"]["psnr_inside"] is None
+
+
 def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
     data = tmp_path / "data"
     folder(data, "a")
