@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from genprop_core.errors import exit_code
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
 from genprop_core.sampler import GUIDES, SOLVERS
@@ -102,7 +102,8 @@ def run(arguments) -> dict:
     made = shared_rows(arguments, todo) if shared else (evaluate_clip(bench, *job) for job in todo)
     for done, row in enumerate(made, 1):
         rows[row["clip"]] = row
-        kept.add(row)
+        if "skipped" not in row:  # a clip that was repaired meanwhile is tried again
+            kept.add(row)
         left = (time.monotonic() - start) / done * (len(todo) - done)
         print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
               flush=True)  # fmt: skip
@@ -113,7 +114,13 @@ def run(arguments) -> dict:
 
 
 def finish(bench: Bench, rows: list[dict], arguments) -> dict:
-    """The report of all rows, written where the command line says."""
+    """The report of all rows, written where the command line says. Raises GenPropError when every clip was skipped."""
+    skipped = dict.fromkeys(getattr(bench.clips, "without_keyframe", []), "no edited video and no keyframe")
+    unread = {row["clip"]: row["skipped"] for row in rows if "skipped" in row}
+    rows = [row for row in rows if "skipped" not in row]
+    if not rows:
+        raise GenPropError(f"Expected at least one clip that can be read, got {len(unread)} that cannot. The first: "
+                           f"{next(iter(unread.values()))}")  # fmt: skip
     frames, sizes = sorted({r["frames"] for r in rows}), sorted({tuple(r["size"]) for r in rows})
     report = combine(
         rows,
@@ -124,8 +131,7 @@ def finish(bench: Bench, rows: list[dict], arguments) -> dict:
         checkpoint=bench.model.file.digest,
         seed=arguments.seed,
     )
-    skipped = getattr(bench.clips, "without_keyframe", [])
-    report["skipped"] = {name: "no edited video and no keyframe" for name in skipped}
+    report["skipped"] = skipped | unread
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
     if arguments.json:
         write_json(arguments.json, report)

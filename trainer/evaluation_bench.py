@@ -54,8 +54,14 @@ def controls_of(bench: Bench, clip: EvalClip, other, settings, result) -> dict:
 
 
 def evaluate_clip(bench: Bench, index: int, controls: bool) -> dict:
-    """One clip's scores, floors and controls; the noise is seeded by the clip."""
-    clip = bench.clips[index]
+    """One clip's scores, floors and controls; the noise is seeded by the clip.
+
+    {"clip", "skipped": why} for a clip that cannot be read: it must not cost the scores of the others.
+    """
+    try:
+        clip = bench.clips[index]
+    except GenPropError as error:
+        return {"clip": bench.clips.names[index], "skipped": str(error)}
     height, width = clip.source.shape[-2:]
     settings = replace(bench.settings, width=width, height=height, task=clip.task, seed=bench.settings.seed + clip.seed)
     result = bench.model.propagate(clip.source, clip.keyframe, settings)

@@ -126,6 +126,33 @@ def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     assert report["floors"]["vae_round_trip"]["spread"]["warp_error"]["clips"] == 3
 
 
+def test_single_frames_are_told_apart_and_damaged_clips_cost_only_themselves(tmp_path, capsys):
+    data = tmp_path / "data"
+    folder(data, "a", target=3, mask=3)
+    folder(data, "broken", target=3)
+    (data / "original_videos" / "broken" / "1.png").write_bytes(b"none")
+    folder(data, "single", target=1, mask=1)
+    folder(data, "still", frames=1, target=3)
+    options = ["--data", data, "--resolution", 64, "--baselines", "none"]
+    report = run(tmp_path, *options)
+    assert report["clips"] == 2 and set(report["skipped"]) == {"broken", "still"}
+    assert "1.png cannot be decoded" in report["skipped"]["broken"]
+    assert "at least 2 frames" in report["skipped"]["still"] and "still has 1" in report["skipped"]["still"]
+    assert report["notes"] == {"single": [
+        "edited_videos has a single frame, which is the keyframe, without a truth",
+        "masks has a single frame, which was left out"]}  # fmt: skip
+    assert "no truth for 1 of 2 clips (single)" in report["missing"]["psnr"] and report["frames"] == 3
+    assert report["controls"]["shuffled_source_psnr_outside"] is not None, "with the next clip that can be read"
+    clips = DataFolder(data, (64,), 32)
+    assert torch.equal(clips[2].keyframe, picture(0, 64, shown=False).movedim(-1, 0) / 255)
+    for name in ("a", "single"):
+        (data / "original_videos" / name / "0.png").write_bytes(b"none")
+    assert evaluate.main([*map(str, options), "--cache", "none"]) == 2
+    assert "Expected at least one clip that can be read, got 4 that cannot" in capsys.readouterr().err
+    assert evaluate.main([*map(str, options), "--cache", "none", "--resolution", "72"]) == 2
+    assert "multiples of 32 for this base, got 72" in capsys.readouterr().err, "no fault of the clips"
+
+
 def test_a_mask_that_marks_nothing_leaves_its_control_out(tmp_path):
     data = tmp_path / "data"
     folder(data, "a", target=3, mask=3)
