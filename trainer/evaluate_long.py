@@ -35,6 +35,7 @@ BASE = ClipSettings(find_shots=False)
 VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "as it is": (BASE, SIZE, False),
     "two keyframes": (BASE, SIZE, True),
+    "inner keyframes": (replace(BASE, inner_keyframes=True), SIZE, True),
     "without anchoring": (replace(BASE, anchor=False), SIZE, False),
     "overlap of 1 frame": (replace(BASE, overlap=1), SIZE, False),
     "guidance in every window": (replace(BASE, guide_later=True), SIZE, False),

@@ -24,6 +24,7 @@ class Perfect:
 
     def propagate_clip(self, frames, keyframes, settings):
         self.runs += 1
+        self.asked = sorted(keyframes), settings.clip
         clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
         truth = (clip.target - fade).clamp(0, 1)
@@ -72,6 +73,14 @@ def test_drift_is_seen_and_confidence_judged(perfect):
     kept = {what: holds for what, _, _, holds in long_tables.promises(report)}
     assert kept["PSNR outside, last window minus first (dB)"] is False
     assert kept["rank correlation of confidence and quality"] is True
+
+
+def test_inner_keyframes_are_measured_with_both_ends_edited(perfect):
+    evaluate_long.measure(perfect, 1_000_000_003, 24, "inner keyframes", evaluate_long.PropagateSettings())
+    keyframes, settings = perfect.asked
+    assert keyframes == [0, 23] and settings.inner_keyframes
+    evaluate_long.measure(perfect, 1_000_000_003, 24, "two keyframes", evaluate_long.PropagateSettings())
+    assert perfect.asked[0] == [0, 23] and not perfect.asked[1].inner_keyframes
 
 
 def test_the_table_compares_the_same_clips():
