@@ -83,9 +83,11 @@ def sampling(report: dict) -> str:
 
 
 def comfyui(report: dict) -> str:
-    rows = [[n, f"{v:.2f} s"] for n, v in report["seconds"].items()]
+    counted = report["tera_flops"]
+    rows = [[n, f"{v:.2f} s", f"{counted[n]:.3f}" if n in counted else "–"] for n, v in report["seconds"].items()]
     return "\n\n".join([f"## Sampling in ComfyUI {report['comfyui']}\n\nThe same {report['steps']} steps by core's "
-                        "KSampler and by our nodes.", table(["what", "time"], rows), ratios(report)])  # fmt: skip
+                        "KSampler and by our nodes; encode and decode apart.", table(["what", "time", "TFLOP"], rows),
+                        ratios(report)])  # fmt: skip
 
 
 def training(report: dict) -> str:
