@@ -147,3 +147,39 @@ def scores(report: dict) -> str:
     )
     parts = [head, table(["", *(METRICS[k].label for k in keys)], rows), said, read]
     return "\n\n".join(p for p in [*parts, f"Not measured:\n\n{gone}" if gone else ""] if p)
+
+
+def headlines(reports: dict, evaluation: dict | None) -> str:
+    """Two or three lines for the README: scores, what the adapters cost, what the trainer's cache brings."""
+
+    def made(name):
+        return "; a quick run, to be made again" if reports[name].get("quick") else ""
+
+    out = []
+    if evaluation is not None:
+        own, plain, vae = evaluation["result"], *(evaluation["floors"].get(n) for n in ("plain_svd", "vae_round_trip"))
+        beside = [
+            f"{name} {there['psnr_outside']:.1f} and {there['psnr_inside']:.1f}"
+            for name, there in (("plain SVD", plain), ("the VAE alone", vae))
+            if there is not None
+        ]
+        beside = f" ({'; '.join(beside)})" if beside else ""
+        out.append(
+            f"- The mini on {evaluation['clips']} held-out clips: PSNR {own['psnr_outside']:.1f} dB outside the edit "
+            f"and {own['psnr_inside']:.1f} dB inside it{beside}, mask IoU {own['mask_iou']:.2f}."
+        )
+    if "sampling" in reports:
+        took = reports["sampling"]["ratios"]
+        out.append(
+            f"- Sampling takes {took['static_over_plain']:.2f} of plain SVD's time, and "
+            f"{took['static_over_per_step']:.2f} of what encoding the source at every step would (on the mini"
+            f"{made('sampling')})."
+        )
+    if "training" in reports:
+        took = reports["training"]["ratios"]
+        out.append(
+            f"- From cached latents the trainer makes {took['cached_over_uncached']:.1f} times as many steps a second; "
+            f"gradient checkpointing keeps {took['memory_cached_over_checkpointed']:.1f} times less for the backward "
+            f"pass (on the mini{made('training')})."
+        )
+    return "\n".join(out) or "Not measured yet: `python -m benchmarks.results --run`."
