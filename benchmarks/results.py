@@ -18,7 +18,7 @@ from . import plots, sections
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-NAMES = ("sampling", "comfyui", "training", "scaling", "profile", "speedups")
+NAMES = ("sampling", "comfyui", "training", "scaling", "long_clips", "profile", "speedups")
 
 
 def markdown(reports: dict, evaluation: dict | None) -> str:
@@ -30,7 +30,8 @@ def markdown(reports: dict, evaluation: dict | None) -> str:
         if name in reports:
             parts += [getattr(sections, name)(reports[name]), sections.footing(name, reports[name])]
         else:
-            parts.append(f"## {name.capitalize()}\n\nNot measured yet: `python -m benchmarks.{name}`.")
+            title = name.capitalize().replace("_", " ")
+            parts.append(f"## {title}\n\nNot measured yet: `python -m benchmarks.{name}`.")
     return "\n\n".join(parts) + "\n"
 
 

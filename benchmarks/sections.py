@@ -15,6 +15,9 @@ WORDS = {
     "static_over_fused_steps": "steps per second, static SCE / fused SCE",
     "checkpointed_over_cached": "steps per second, with gradient checkpointing / without",
     "memory_cached_over_checkpointed": "memory, without gradient checkpointing / with",
+    "seconds_per_frame_longest_over_middle": "time a frame, longest clip / middle one",
+    "memory_middle_over_shortest": "memory beside the frames, middle clip / shortest",
+    "memory_longest_over_shortest": "memory beside the frames, longest clip / shortest",
 }
 SPEEDUPS = {
     "long_way": "the model as diffusers computes it, {0} Euler steps",
@@ -29,7 +32,7 @@ SPEEDUPS = {
 
 def table(head: list[str], rows: list[list[str]]) -> str:
     """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
+    return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
 def footing(name: str, report: dict) -> str:
@@ -97,6 +100,14 @@ def scaling(report: dict) -> str:
         f"window) and with the pixels to the power of {fitted['exponent_pixels']:.2f}."
     )
     return "\n\n".join([*blocks, "![time and memory](results/scaling.png)"])
+
+
+def long_clips(report: dict) -> str:
+    rows = [[r["frames"], r["windows"], f"{seconds:.1f} s", f"{r['peak_mib']:.0f} MiB", f"{r['frames_mib']:.0f} MiB"]
+            for r, seconds in zip(report["rows"], report["seconds"].values())]  # fmt: skip
+    return "\n\n".join([f"## Long clips\n\nWindow after window, {report['steps']} steps each, every clip in a process "
+                        "of its own.", table(["frames", "windows", "time", "peak memory", "the frames themselves"],
+                        rows), ratios(report)])  # fmt: skip
 
 
 def profile(report: dict) -> str:
