@@ -1,5 +1,6 @@
 """The parts of docs/results.md: one function per benchmark, from its JSON to Markdown."""
 
+from trainer.evaluate import command
 from trainer.score_table import METRICS, shown, variants
 
 WORDS = {
@@ -35,15 +36,30 @@ def table(head: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(map(str, cells)) + " |" for cells in [head, ["---"] * len(head), *rows])
 
 
+def made_on(report: dict) -> str:
+    """Machine, threads, clock, versions, date and checkpoint, as far as the report has them."""
+    versions = ", ".join(f"{k} {report[k]}" for k in ("python", "torch", "diffusers", "comfyui") if k in report)
+    threads = {None: None, 1: "one thread"}.get(report.get("threads"), f"{report.get('threads')} threads")
+    parts = [report.get("machine"), threads, report.get("clock"), versions, report.get("date")]
+    made = f", checkpoint `{report['checkpoint']}`" if "checkpoint" in report else ""
+    return ", ".join(p for p in parts if p) + made
+
+
 def footing(name: str, report: dict) -> str:
     """Where and when these numbers were made, and by which command."""
-    versions = ", ".join(f"{k} {report[k]}" for k in ("python", "torch", "diffusers", "comfyui") if k in report)
-    parts = [report.get("machine"), f"{report['threads']} threads" if report.get("threads", 1) > 1 else "one thread",
-             report.get("clock"), versions, report.get("date")]  # fmt: skip
-    made = f", checkpoint `{report['checkpoint']}`" if "checkpoint" in report else ""
     rounds = f"median of {report['rounds']} interleaved rounds" if "rounds" in report else ""
     rough = " **A quick run: small, rough, to be made again.**" if report.get("quick") else ""
-    return f"`python -m benchmarks.{name}`: {rounds}; {', '.join(p for p in parts if p)}{made}.{rough}"
+    return f"`python -m benchmarks.{name}`: {rounds}; {made_on(report)}.{rough}"
+
+
+def scores_footing(report: dict) -> str:
+    """The same of the evaluation: the command with the settings that were used, and what it took."""
+    said = f"`{command(report['settings'])} --json docs/mini.json`"
+    if "wall_seconds" not in report:  # a report of before these were kept
+        return f"{said}; where and when was not kept."
+    shared = f"{report['workers']} processes" if report["workers"] > 1 else "one process"
+    return (f"{said}: {report['wall_seconds'] / 60:.0f} minutes for {report['wall_clips']} clips by {shared}; "
+            f"{made_on(report)}.")  # fmt: skip
 
 
 def ratios(report: dict) -> str:
@@ -139,17 +155,15 @@ def scores(report: dict) -> str:
         *interval[k]["interval"], d=METRICS[k].digits) for k in keys]  # fmt: skip
     rows.insert(1, ["95% interval", *cells])
     gone = "\n".join(f"- {METRICS[k].label}: {why}" for k, why in report.get("missing", {}).items())
-    command = f"`python -m trainer.evaluate --base mini --clips {report['clips']} --json docs/mini.json`"
     drop = report["controls"].get("shuffled_source_drop")
     change = report["controls"].get("other_keyframe_change_inside")
-    said = "" if drop is None else (
+    said = "" if drop is None or change is None else (
         f"Controls on {report['controls']['clips']} clips: another clip's source costs {drop:.1f} dB outside the mask; "
         f"the unedited keyframe changes its inside by {change:.0f}/255."
     )  # fmt: skip
     head = (
         f"## Scores of the mini\n\n{report['clips']} held-out clips of {report['frames']} frames, without compositing, "
-        f"mean over clips, beside floors and baselines. Checkpoint `{report['checkpoint']}`, seed {report['seed']}. "
-        f"{command}"
+        f"mean over clips, beside floors and baselines. Checkpoint `{report['checkpoint']}`, seed {report['seed']}."
     )
     read = (
         "*Removed* counts a clip whose masked region is nearer to the truth than to the source in every frame. Plain "
@@ -157,7 +171,7 @@ def scores(report: dict) -> str:
         "are given the true masks of all frames; GenProp is given none."
     )
     parts = [head, table(["", *(METRICS[k].label for k in keys)], rows), said, read]
-    return "\n\n".join(p for p in [*parts, f"Not measured:\n\n{gone}" if gone else ""] if p)
+    return "\n\n".join(p for p in [*parts, f"Not measured:\n\n{gone}" if gone else "", scores_footing(report)] if p)
 
 
 def headlines(reports: dict, evaluation: dict | None) -> str:

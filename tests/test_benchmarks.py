@@ -152,6 +152,17 @@ def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_scores_say_by_which_command_where_and_when():
+    settings = {"clips": 64, "workers": 2, "steps": 10, "json": "x.json", "cache": "/somewhere"}
+    assert sections.scores_footing({"settings": settings}) == (
+        "`python -m trainer.evaluate --clips 64 --workers 2 --steps 10 --json docs/mini.json`; where and when was not "
+        "kept.")  # fmt: skip
+    took = {"settings": settings, "wall_seconds": 600.0, "wall_clips": 64, "workers": 2}
+    text = sections.scores_footing(FACTS | took)
+    assert "docs/mini.json`: 10 minutes for 64 clips by 2 processes; a machine, one thread" in text
+    assert "2026-01-02" in text
+
+
 def scored(outside, inside):
     return {"psnr_outside": outside, "psnr_inside": inside, "mask_iou": 0.846}
 

@@ -8,6 +8,7 @@ baselines do not depend on the adapters and are kept for every later run.
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -15,16 +16,17 @@ from pathlib import Path
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
+from genprop_core.machine import facts
 from genprop_core.sampler import GUIDES, SOLVERS
 
 from .arguments import resolution
 from .baselines import NAMES
-from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows
+from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows, threads_of
 from .html_report import page
 from .kept_rows import KeptRows
 from .score_table import combine, table
 
-__all__ = ["KEYS", "control_means", "main", "parse", "run", "table"]
+__all__ = ["KEYS", "command", "control_means", "main", "parse", "run", "table"]
 
 
 def _mean(values):
@@ -84,6 +86,20 @@ def parse(argv=None):
     return arguments
 
 
+def command(settings: dict) -> str:
+    """The command line of a report's settings: what differs from the defaults. Where its files went is left out."""
+    defaults, words = json.loads(json.dumps(vars(parse([])), default=str)), ["python -m trainer.evaluate"]
+    for name, value in settings.items():
+        if name in ("json", "html", "cache") or value == defaults.get(name):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "resolution":
+            words.append("x".join(map(str, value)))
+        elif value is not True:
+            words += [shlex.quote(str(v)) for v in (value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
 def run(arguments) -> dict:
     bench = make_bench(arguments)
     model, clips = bench.model, bench.clips
@@ -108,13 +124,18 @@ def run(arguments) -> dict:
         print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
               flush=True)  # fmt: skip
     print(file=sys.stderr)
-    report = finish(bench, [rows[name] for name in clips.names], arguments)
+    # of the clips that this run made: a run that goes on where another stopped does not know the other's
+    took = {"wall_seconds": time.monotonic() - start, "wall_clips": len(todo)}
+    report = finish(bench, [rows[name] for name in clips.names], arguments, took)
     kept.remove()
     return report
 
 
-def finish(bench: Bench, rows: list[dict], arguments) -> dict:
-    """The report of all rows, written where the command line says. Raises GenPropError when every clip was skipped."""
+def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
+    """The report of all rows, written where the command line says. Raises GenPropError when every clip was skipped.
+
+    took: {"wall_seconds", "wall_clips"} of this run.
+    """
     skipped = dict.fromkeys(getattr(bench.clips, "without_keyframe", []), "no edited video and no keyframe")
     unread = {row["clip"]: row["skipped"] for row in rows if "skipped" in row}
     rows = [row for row in rows if "skipped" not in row]
@@ -133,6 +154,7 @@ def finish(bench: Bench, rows: list[dict], arguments) -> dict:
     )
     report["skipped"] = skipped | unread
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
+    report |= facts() | took | {"workers": arguments.workers, "threads": threads_of(arguments.workers)}
     if arguments.json:
         write_json(arguments.json, report)
     if arguments.html:

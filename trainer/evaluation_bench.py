@@ -119,6 +119,11 @@ def make_bench(arguments) -> Bench:
     return Bench(model, clips, settings, names, cache, learned, arguments.html is not None)
 
 
+def threads_of(workers: int) -> int:
+    """The threads of each of so many processes."""
+    return max(1, torch.get_num_threads() // workers)
+
+
 def _work(arguments, threads: int, jobs, rows):
     """A process: scores its share of the clips and puts the rows, or the error that stopped it, into the queue."""
     torch.set_num_threads(threads)
@@ -132,7 +137,7 @@ def _work(arguments, threads: int, jobs, rows):
 
 def shared_rows(arguments, todo: list[tuple[int, bool]]):
     """Yields the rows of these (index, with controls) from --workers processes, as they get ready."""
-    spawn, threads = multiprocessing.get_context("spawn"), max(1, torch.get_num_threads() // arguments.workers)
+    spawn, threads = multiprocessing.get_context("spawn"), threads_of(arguments.workers)
     rows = spawn.Queue()
     shares = [todo[i :: arguments.workers] for i in range(arguments.workers)]
     workers = [spawn.Process(target=_work, args=(arguments, threads, s, rows), daemon=True) for s in shares if s]

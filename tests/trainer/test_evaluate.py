@@ -153,6 +153,33 @@ def test_single_frames_are_told_apart_and_damaged_clips_cost_only_themselves(tmp
     assert "multiples of 32 for this base, got 72" in capsys.readouterr().err, "no fault of the clips"
 
 
+def test_two_processes_make_the_same_rows_as_one_and_the_report_says_how(tmp_path, monkeypatch):
+    data, seen = tmp_path / "data", []
+    for name in ("a", "b"):
+        folder(data, name, target=3, mask=3)
+    finish = evaluate.finish
+    monkeypatch.setattr(evaluate, "finish", lambda bench, rows, *rest: seen.append(rows) or finish(bench, rows, *rest))
+    options = ["--data", data, "--resolution", 64, "--baselines", "copy_source"]
+    one, two = run(tmp_path, *options), run(tmp_path, *options, "--workers", 2)
+    for row in sum(seen, []):
+        assert set(row.pop("seconds")) == {"encode", "sce_and_loop", "decode"}, "these differ from run to run"
+    assert seen[0] == seen[1] and [row["clip"] for row in seen[0]] == ["a", "b"]
+    assert (one["workers"], two["workers"]) == (1, 2) and one["threads"] == two["threads"] == 1
+    for report in (one, two):
+        assert report["wall_seconds"] > 0 and report["wall_clips"] == 2
+        assert {"machine", "date", "python", "torch", "diffusers"} <= set(report)
+    assert evaluate.command(two["settings"]) == (
+        f"python -m trainer.evaluate --data {data} --resolution 64 --controls 1 --baselines copy_source --workers 2 "
+        "--steps 1")  # fmt: skip
+
+
+def test_the_command_of_a_report_names_what_is_not_the_default():
+    given = ["--clips", "3", "--guidance-range", "0.1", "100", "--sce-in-cond-only", "--json", "x.json"]
+    line = evaluate.command(vars(evaluate.parse(given)))
+    assert line == "python -m trainer.evaluate --clips 3 --guidance-range 0.1 100.0 --sce-in-cond-only"
+    assert vars(evaluate.parse(line.split()[3:])) == vars(evaluate.parse(given)) | {"json": None}
+
+
 def test_a_mask_that_marks_nothing_leaves_its_control_out(tmp_path):
     data = tmp_path / "data"
     folder(data, "a", target=3, mask=3)
