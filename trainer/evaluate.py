@@ -24,6 +24,7 @@ from .baselines import NAMES
 from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows, threads_of
 from .html_report import page
 from .kept_rows import KeptRows
+from .learned_metrics import CLIP
 from .score_table import combine, table
 
 __all__ = ["KEYS", "command", "control_means", "main", "parse", "run", "table"]
@@ -64,7 +65,8 @@ def parse(argv=None):
                         "none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where to write the report")
     parser.add_argument("--html", type=Path, help="where to write the report with pictures, one self-contained file")
-    parser.add_argument("--clip-weights", metavar="DIR", help="a CLIP model on this machine, for CLIP-I and CLIP-T")
+    parser.add_argument("--clip-weights", metavar="DIR|NAME", help="a CLIP model on this machine, for CLIP-I and "
+                        f"CLIP-T: its folder, or its name in Hugging Face's cache (default: {CLIP}, if it is there)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the clips (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
@@ -105,7 +107,8 @@ def run(arguments) -> dict:
     model, clips = bench.model, bench.clips
     key = json.dumps(
         {"checkpoint": model.file.digest, "facts": bench.cache.facts, "settings": str(bench.settings),
-         "baselines": bench.baselines, "shown": bench.shown, "without": bench.learned.without, "version": 2},
+         "baselines": bench.baselines, "shown": bench.shown, "without": bench.learned.without,
+         "clip_weights": bench.learned.clip_weights, "version": 2},
         sort_keys=True,
     )  # fmt: skip
     out = arguments.json or arguments.html
@@ -153,6 +156,7 @@ def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
         seed=arguments.seed,
     )
     report["skipped"] = skipped | unread
+    report["clip_weights"] = bench.learned.clip_weights
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
     report |= facts() | took | {"workers": arguments.workers, "threads": threads_of(arguments.workers)}
     if arguments.json:
