@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import comfyui, common, plots, profile, results, sampling, scaling, sections, speedups, training
+from benchmarks import common, plots, profile, results, sampling, scaling, sections, speedups, training
 from genprop_core import attach
 from trainer import long_tables
 
@@ -77,47 +77,6 @@ def test_sampling_measures_every_loop_and_agrees_with_diffusers(tmp_path):
     assert 1 < predicted["static_over_plain"] < predicted["fused_over_static"] * 1.2
     assert predicted["per_step_over_static"] > 2 and predicted["plain_over_diffusers"] < 1
     assert set(report["seconds"]) == {"diffusers", "plain", "static", "fused", "per_step", "encode", "decode"}
-
-
-class FakeRoutes:
-    """What `comfyui.Routes` has, without ComfyUI: GenProp takes two products a step where plain SVD takes one."""
-
-    weight = torch.eye(8)
-
-    def plain(self, steps):
-        for _ in range(steps):
-            made = self.weight @ self.weight
-        return made
-
-    def apply(self, steps):
-        return self.plain(steps) + self.plain(steps)
-
-    sampler = apply
-
-    def encode(self):
-        pass
-
-    def decode(self, latents):
-        assert torch.equal(latents, 2 * self.weight)
-
-
-def test_comfyui_says_what_flops_predict_and_marks_a_quick_run(tmp_path, monkeypatch, capsys):
-    def measure(checkout, steps, rounds):
-        return {"comfyui": "0.1"} | comfyui.timed(FakeRoutes(), steps, rounds)
-
-    monkeypatch.setattr(comfyui, "measure", measure)
-    file = tmp_path / "results" / "comfyui.json"
-    assert comfyui.main(["--checkout", str(tmp_path), "--quick", "--json", str(file)]) == 0
-    report = json.loads(file.read_text())
-    assert report["quick"] is True and report["steps"] == 2
-    assert set(report["seconds"]) == {"plain", "apply", "sampler", "encode", "decode"}
-    assert set(report["ratios"]) == set(report["predicted"]) == {"apply_over_plain", "sampler_over_plain"}
-    assert report["predicted"]["apply_over_plain"] == 2 and "FLOPs predict 2.000" in capsys.readouterr().out
-    text = results.markdown({"comfyui": report}, None)
-    assert "Sampling in ComfyUI 0.1" in text and "FLOPs predict" in text and "A quick run" in text
-    monkeypatch.setattr(FakeRoutes, "sampler", FakeRoutes.plain)
-    with pytest.raises(SystemExit, match="both GenProp routes to agree"):
-        comfyui.timed(FakeRoutes(), 2, 1)
 
 
 def test_a_training_step_keeps_less_when_checkpointed():
