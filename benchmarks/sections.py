@@ -46,8 +46,11 @@ def made_on(report: dict) -> str:
 
 
 def footing(name: str, report: dict) -> str:
-    """Where and when these numbers were made, and by which command."""
-    rounds = f"median of {report['rounds']} interleaved rounds" if "rounds" in report else ""
+    """Where and when a benchmark's numbers were made, and by which command."""
+    count = report["rounds"]
+    rounds = f"median of {count} interleaved rounds" if count > 1 else "one interleaved round"
+    if name == "profile":  # whose variants are the parts of one run, so nothing is interleaved
+        rounds = f"mean of {count} runs" if count > 1 else "one run"
     rough = " **A quick run: small, rough, to be made again.**" if report.get("quick") else ""
     return f"`python -m benchmarks.{name}`: {rounds}; {made_on(report)}.{rough}"
 

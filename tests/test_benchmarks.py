@@ -111,6 +111,13 @@ def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
     capsys.readouterr()
 
 
+def test_a_footing_says_what_the_rounds_are():
+    assert "benchmarks.training`: median of 5 interleaved rounds; a machine" in sections.footing("training", FACTS)
+    assert "benchmarks.training`: one interleaved round;" in sections.footing("training", FACTS | {"rounds": 1})
+    assert "benchmarks.profile`: mean of 5 runs; a machine" in sections.footing("profile", FACTS)
+    assert "benchmarks.profile`: one run;" in sections.footing("profile", FACTS | {"rounds": 1})
+
+
 def test_scores_say_by_which_command_where_and_when():
     settings = {"clips": 64, "workers": 2, "steps": 10, "json": "x.json", "cache": "/somewhere"}
     assert sections.scores_footing({"settings": settings}) == (
