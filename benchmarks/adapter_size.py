@@ -16,6 +16,8 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.config import AdapterConfig, BaseShape
 from genprop_core.files import write_json
 
+from .common import facts
+
 SVD = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
 BRANCHES = 2  # guidance runs the UNet with and without the condition at every step; a static SCE runs once in all
 
@@ -68,13 +70,15 @@ def measure(shape: BaseShape = SVD, frames: int = 25, height: int = 576, width: 
     with torch.device("meta"):
         clip, micro, level = torch.empty(1, 1, shape.cross_attention_dim), torch.empty(1, 3), torch.empty(1)
     unet_flops = flops(lambda: unet(latents(8, *video), level, clip, micro, return_dict=False))
-    counts = range(1, len(shape.block_out_channels) + 1)
-    return {
+    rows = [row(unet, unet_flops, shape, n, video, steps) for n in range(1, len(shape.block_out_channels) + 1)]
+    shares = ("share_of_unet", "sce_share_of_pass", "static_share_of_run")
+    return facts() | {
         "unet_parameters": sum(p.numel() for p in unet.parameters()),
         "unet_flops": unet_flops,
         "video": {"frames": frames, "width": width, "height": height},
         "steps": steps,
-        "rows": [row(unet, unet_flops, shape, n, video, steps) for n in counts],
+        "rows": rows,
+        "ratios": {f"{share}_{r['num_blocks']}_blocks": r[share] for r in rows for share in shares},
     }
 
 

@@ -1,8 +1,6 @@
 """What the benchmarks share: the mini with its sample clip, counted FLOPs, facts about the machine, the report."""
 
 import argparse
-import datetime
-import platform
 import statistics
 import time
 from pathlib import Path
@@ -11,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from genprop_core import machine
 from genprop_core.assets import SAMPLE
 from genprop_core.files import write_json
 from genprop_core.pipeline import GenProp, as_float
@@ -42,27 +41,9 @@ def flops_of_steps(run, steps: int) -> float:
     return one + (steps - 1) * (two - one)
 
 
-def processor() -> str:
-    """The processor's name where the system tells it."""
-    info = Path("/proc/cpuinfo")
-    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-             ] if info.is_file() else []  # fmt: skip
-    return names[0] if names else platform.processor() or platform.machine()
-
-
 def facts(model: GenProp | None = None) -> dict:
-    """Machine, versions and date, for every report."""
-    import diffusers
-
-    out = {
-        "date": datetime.date.today().isoformat(),
-        "machine": f"{processor()}, {platform.system()}",
-        "threads": torch.get_num_threads(),
-        "clock": "processor time" if clock() is time.process_time else "wall clock",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-    }
+    """Machine, versions, date and clock, with the checkpoint of the model's adapters, for every report."""
+    out = machine.facts() | {"clock": "processor time" if clock() is time.process_time else "wall clock"}
     return out if model is None or model.file is None else out | {"checkpoint": model.file.digest}
 
 

@@ -1,6 +1,6 @@
 """What the latent cache is worth: the trainer's steps per second with it, and with the clips encoded in the loop.
 
-    python -m benchmarks.latent_cache [--base mini] [--steps 4]
+    python -m benchmarks.latent_cache [--base mini] [--steps 4] [--json FILE]
 
 Trains on generated clips twice in one process, with one thread, the same seeds and settings: once from cached latents
 (filled before the clock starts), once with `--cache_dir none`.
@@ -15,9 +15,12 @@ from pathlib import Path
 import torch
 
 from genprop_core.errors import GenPropError
+from genprop_core.files import write_json
 from trainer.logs import read_log
 from trainer.make_mini_dataset import write_pair
 from trainer.mini.clips import make_clip
+
+from .common import facts
 
 CLIPS, SIZE, FRAMES = 2, 128, 8
 
@@ -38,7 +41,7 @@ def train(folder: Path, base: str, steps: int, cache: str) -> list[dict]:
 
 
 def measure(base: str = "mini", steps: int = 4) -> dict:
-    """Median steps per second of both ways, their ratio, and the largest relative difference of L_total.
+    """Facts, median steps per second of both ways, their ratio, and the largest relative difference of L_total.
 
     The first step of a run warms up and is not timed. steps: at least 2.
     """
@@ -55,13 +58,22 @@ def measure(base: str = "mini", steps: int = 4) -> dict:
         torch.set_num_threads(threads)
     rates = {name: statistics.median(r["clips_per_second"] for r in log[1:]) for name, log in rows.items()}
     losses = [(a["L_total"], b["L_total"]) for a, b in zip(rows["cached"], rows["encoded"], strict=True)]
-    return {**rates, "ratio": rates["cached"] / rates["encoded"], "difference": max(abs(a / b - 1) for a, b in losses)}
+    return facts() | {
+        "threads": 1,
+        "clock": "wall clock",  # of the trainer's log
+        "base": base,
+        "steps": steps,
+        "steps_per_second": rates,
+        "difference": max(abs(a / b - 1) for a, b in losses),
+        "ratios": {"cached_over_encoded": rates["cached"] / rates["encoded"]},
+    }
 
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.latent_cache", description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="mini", help="mini, or another base's file or folder (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=4, help="of each run, at least 2 (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
     arguments = parser.parse_args(argv)
     try:
         found = measure(arguments.base, max(2, arguments.steps))
@@ -69,8 +81,11 @@ def main(argv=None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"{FRAMES} frames of {SIZE}x{SIZE}, batch 1, one thread, {arguments.base}:")
-    print(f"cached {found['cached']:.2f} steps/s, encoded in the loop {found['encoded']:.2f} steps/s: "
-          f"{found['ratio']:.1f} times as many; losses differ by at most {found['difference']:.1e}")  # fmt: skip
+    rates, ratio = found["steps_per_second"], found["ratios"]["cached_over_encoded"]
+    print(f"cached {rates['cached']:.2f} steps/s, encoded in the loop {rates['encoded']:.2f} steps/s: "
+          f"{ratio:.1f} times as many; losses differ by at most {found['difference']:.1e}")  # fmt: skip
+    if arguments.json:
+        write_json(arguments.json, found)
     return 0
 
 

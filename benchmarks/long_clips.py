@@ -1,12 +1,12 @@
 """Time and memory of clips of 200 and 400 frames on the mini: `python -m benchmarks.long_clips --json FILE`.
 
-Each length is a process of its own. Memory is the highest the process had, without the bytes of the frames themselves
-(source, what was made, result and mask), against a clip of three windows; time is the processor's, so that other
-programs do not count. Linux and macOS.
+Each length is a process of its own, in every round. Memory is the highest the process had, without the bytes of the
+frames themselves (source, what was made, result and mask), against a clip of three windows; time is the processor's, so
+that other programs do not count. Linux and macOS.
 """
 
-import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -14,11 +14,14 @@ from pathlib import Path
 
 import torch
 
-from genprop_core.files import write_json
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
+from .common import facts, medians, parser, show
+from .timing import ratio
+
 LENGTHS = (20, 200, 400)  # three windows of 8 frames that share 2, and the two that are to be compared
+QUICK_LENGTHS = (20, 26, 32)
 SIZE = 128
 
 
@@ -54,40 +57,60 @@ def one(frames: int, steps: int) -> dict:
     }
 
 
-def run(steps: int) -> dict:
-    """The rows of all lengths, and the two ratios: seconds per frame, and memory beside the frames."""
-    rows = []
-    for frames in LENGTHS:
-        command = [sys.executable, "-m", "benchmarks.long_clips", "--one", str(frames), "--steps", str(steps)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
-        if done.returncode:
-            raise RuntimeError(done.stderr[-2000:])
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-    three, short, long = rows
-    beside = [row["peak"] - row["frames_bytes"] for row in rows]
-    return {
+def apart(frames: int, steps: int) -> dict:
+    """`one` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.long_clips", "--one", str(frames), "--steps", str(steps)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[1])
+    if done.returncode:
+        raise RuntimeError(done.stderr[-2000:])
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(lengths: tuple[int, int, int], steps: int, rounds: int) -> dict:
+    """Medians over the rounds for every length, and the ratios, round by round: seconds a frame of the longest clip
+    over the middle one's, and memory beside the frames of both over the shortest's."""
+    made = {frames: [] for frames in lengths}
+    for _ in range(rounds):
+        for frames, rows in made.items():
+            rows.append(apart(frames, steps))
+    shortest, middle, longest = lengths
+    a_frame = {frames: [row["seconds"] / frames for row in rows] for frames, rows in made.items()}
+    beside = {frames: [row["peak"] - row["frames_bytes"] for row in rows] for frames, rows in made.items()}
+    return facts() | {
+        "clock": "processor time",
         "steps": steps,
-        "rows": rows,
-        "seconds_per_frame_400_over_200": (long["seconds"] / long["frames"]) / (short["seconds"] / short["frames"]),
-        "memory_beside_frames_200_over_three_windows": beside[1] / beside[0],
-        "memory_beside_frames_400_over_three_windows": beside[2] / beside[0],
+        "rounds": rounds,
+        "rows": [
+            {
+                "frames": frames,
+                "windows": rows[0]["windows"],
+                "peak_mib": statistics.median(row["peak"] for row in rows) / 2**20,
+                "frames_mib": rows[0]["frames_bytes"] / 2**20,
+            }
+            for frames, rows in made.items()
+        ],
+        "seconds": medians({f"{frames} frames": [row["seconds"] for row in rows] for frames, rows in made.items()}),
+        "ratios": {
+            "seconds_per_frame_longest_over_middle": ratio(a_frame, longest, middle),
+            "memory_middle_over_shortest": ratio(beside, middle, shortest),
+            "memory_longest_over_shortest": ratio(beside, longest, shortest),
+        },
     }
 
 
 def main(argv=None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.long_clips", description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4, help="denoising steps (default: %(default)s)")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args(argv)
-    if arguments.one:
-        print(json.dumps(one(arguments.one, arguments.steps)))
+    arguments = parser("long_clips", __doc__, rounds=3)
+    arguments.add_argument("--steps", type=int, default=4, help="denoising steps (default: %(default)s)")
+    arguments.add_argument("--one", type=int, metavar="FRAMES", help="one run, for its peak memory")
+    given = arguments.parse_args(argv)
+    if given.one:
+        print(json.dumps(one(given.one, given.steps)))
         return 0
-    report = run(arguments.steps)
-    if arguments.json:
-        write_json(arguments.json, report)
-    print(json.dumps(report, indent=2))
-    return 0
+    report = measure(QUICK_LENGTHS, 1, 1) if given.quick else measure(LENGTHS, given.steps, given.rounds)
+    for row in report["rows"]:
+        print(f"{row['frames']:4} frames, {row['windows']:3} windows {row['peak_mib']:9.0f} MiB, of them "
+              f"{row['frames_mib']:.0f} MiB frames")  # fmt: skip
+    return show(report, given.json, given.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writes docs/results.md, with plots, from the JSON files of the benchmarks and of the evaluation.
+"""Writes docs/results.md, with plots, and the README's lines, from the JSON files of benchmarks and evaluation.
 
     python -m benchmarks.results                  from docs/results/*.json and docs/mini.json
     python -m benchmarks.results --run            first runs every benchmark anew (--only NAMES for some of them)
@@ -10,170 +10,28 @@ import subprocess
 import sys
 from pathlib import Path
 
+from genprop_core.errors import exit_code
 from genprop_core.files import atomic
-from trainer.score_table import METRICS, shown, variants
+from trainer.long_tables import put_into
 
-from . import plots
+from . import plots, sections
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = ("sampling", "comfyui", "training", "scaling", "profile", "speedups")
-WORDS = {
-    "plain_over_diffusers": "plain SVD in our loop / in diffusers' pipeline",
-    "static_over_plain": "static SCE / plain SVD",
-    "static_over_fused": "static SCE / fused SCE",
-    "fused_over_static": "fused SCE / static SCE",
-    "static_over_per_step": "static SCE / SCE and VAE at every step",
-    "per_step_over_static": "SCE and VAE at every step / static SCE",
-    "apply_over_plain": "KSampler with GenProp Apply / plain KSampler",
-    "sampler_over_plain": "GenProp Sampler / plain KSampler",
-    "cached_over_uncached": "steps per second, cached / encoded at every step",
-    "static_over_fused_steps": "steps per second, static SCE / fused SCE",
-    "checkpointed_over_cached": "steps per second, with gradient checkpointing / without",
-    "memory_cached_over_checkpointed": "memory, without gradient checkpointing / with",
-}
-SPEEDUPS = {
-    "long_way": "the model as diffusers computes it, {0} Euler steps",
-    "short_attention": "cross-attention over one token without query and key (always on)",
-    "short_ways": "that, convolutions over time as two-dimensional ones, channels last in TAESD (always on)",
-    "guidance_range": "guidance at noise levels {1} to {2} only",
-    "fewer_steps": "DPM-Solver++(2M), {steps} steps",
-    "both": "DPM-Solver++(2M), {steps} steps, and the guidance range",
-    "bfloat16": "bfloat16",
-}
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows])
-
-
-def footing(name: str, report: dict) -> str:
-    """Where and when these numbers were made, and by which command."""
-    versions = ", ".join(f"{k} {report[k]}" for k in ("python", "torch", "diffusers", "comfyui") if k in report)
-    parts = [report.get("machine"), f"{report['threads']} threads" if report.get("threads", 1) > 1 else "one thread",
-             report.get("clock"), versions, report.get("date")]  # fmt: skip
-    made = f", checkpoint `{report['checkpoint']}`" if "checkpoint" in report else ""
-    rounds = f"median of {report['rounds']} interleaved rounds" if "rounds" in report else ""
-    rough = " **A quick run: small, rough, to be made again.**" if report.get("quick") else ""
-    return f"`python -m benchmarks.{name}`: {rounds}; {', '.join(p for p in parts if p)}{made}.{rough}"
-
-
-def ratios(report: dict) -> str:
-    predicted = report.get("predicted", {})
-    rows = [[WORDS.get(n, n.replace("_", " ")), f"{v:.3f}", *([f"{predicted[n]:.3f}"] if n in predicted else [])]
-            for n, v in report["ratios"].items()]  # fmt: skip
-    return table(["ratio", "measured", *(["FLOPs predict"] if predicted else [])], rows)
-
-
-def sampling(report: dict) -> str:
-    counted, seconds = report["tera_flops"], report["seconds"]
-    added, took = (values["per_step"] - values["static"] for values in (counted, seconds))
-    faster = added / took / (counted["static"] / seconds["static"])
-    rows = [[n.replace("_", " "), f"{v:.2f} s", f"{counted[n]:.3f}" if n in counted else "–"]
-            for n, v in report["seconds"].items()]  # fmt: skip
-    return "\n\n".join([
-        f"## Sampling\n\nThe loop of {report['steps']} steps over one window of the mini (8 frames of 128x128, "
-        "guidance on); encode and decode apart.", table(["what", "time", "TFLOP"], rows), ratios(report),
-        "![measured and predicted ratios](results/sampling.png)",
-        "FLOPs predict ratios of like with like. What the per-step design adds to the static one, the VAE above all, "
-        f"gets {faster:.1f} times as many of them done per second as the static loop (differences of the rows above), "
-        "so it costs less than predicted on the mini.",
-        f"Plain SVD in our loop and in diffusers' differ by {report['difference_from_diffusers']:.1e} of the largest "
-        "latent after two steps."])  # fmt: skip
-
-
-def comfyui(report: dict) -> str:
-    rows = [[n, f"{v:.2f} s"] for n, v in report["seconds"].items()]
-    return "\n\n".join([f"## Sampling in ComfyUI {report['comfyui']}\n\nThe same {report['steps']} steps by core's "
-                        "KSampler and by our nodes.", table(["what", "time"], rows), ratios(report)])  # fmt: skip
-
-
-def training(report: dict) -> str:
-    rows = [[n, f"{report['steps_per_second'][n]:.2f}", f"{report['activations_mib'][n]:.0f} MiB"]
-            for n in report["seconds"]]  # fmt: skip
-    return "\n\n".join(["## Training\n\nOne optimiser step on one window of the mini. `cached` is the default: static "
-                        "SCE, latents from the cache; each other row changes one thing.",
-                        table(["variant", "steps per second", "kept for the backward pass"], rows),
-                        ratios(report)])  # fmt: skip
-
-
-def scaling(report: dict) -> str:
-    blocks = [f"## Scaling\n\nOne run of {report['steps']} sampling steps, windows of {report['window']} frames."]
-    for kind, head in (("frames", "frames at 128x128"), ("pixels", "pixels of 8 frames")):
-        peaks = report["peak_mib_by"].get(kind, {})
-        blocks.append(table([head, "time", "peak memory"], [
-            [x, f"{v:.2f} s", f"{peaks[x]:.0f} MiB" if x in peaks else "–"]
-            for x, v in report["seconds_by"][kind].items()]))  # fmt: skip
-    fitted = report["ratios"]
-    blocks.append(
-        f"Time grows with the frames to the power of {fitted['exponent_frames']:.2f} (fitted without the clip of one "
-        f"window) and with the pixels to the power of {fitted['exponent_pixels']:.2f}."
-    )
-    return "\n\n".join([*blocks, "![time and memory](results/scaling.png)"])
-
-
-def profile(report: dict) -> str:
-    rows = [[name, f"{value:.1%}"] for name, value in report["shares"].items()]
-    top = ", ".join(f"{n} {v:.0%}" for n, v in list(report["operators"].items())[:6])
-    return "\n\n".join([
-        f"## Where the time goes\n\nOne run of {report['steps']} steps on the sample clip. UNet, SCE, VAE and CLIP "
-        f"apart, {report['ratios']['outside_the_models']:.1%} is left.", table(["part", "share"], rows),
-        f"By operator: {top}."])  # fmt: skip
-
-
-def speedups(report: dict) -> str:
-    base = report["seconds"]["long_way"]
-    low, high = report["guidance_range"]
-    words = {n: text.format(report["steps"], low, high, steps=report["fewer_steps"]) for n, text in SPEEDUPS.items()}
-    rows = [[words[n], f"{v:.2f} s", f"{base / v:.2f}", f"{report['psnr'][n]:.2f} dB",
-             f"{report['psnr_change'][n]:+.2f} dB"] for n, v in report["seconds"].items()]  # fmt: skip
-    return "\n\n".join([f"## Speed-ups\n\nA whole run (encode, loop, decode), before and after in one go; PSNR against "
-                        f"the truth on {report['clips']} held-out clips.",
-                        table(["what", "time", "times as fast", "PSNR", "change"], rows)])  # fmt: skip
-
-
-def scores(report: dict) -> str:
-    keys = shown(report)
-    rows = [[name.replace("_", " "), *("–" if v.get(k) is None else f"{v[k]:.{METRICS[k].digits}f}" for k in keys)]
-            for name, v in variants(report).items()]  # fmt: skip
-    interval = report["result"]["spread"]
-    cells = ["" if not interval[k].get("interval") else "{:.{d}f} to {:.{d}f}".format(
-        *interval[k]["interval"], d=METRICS[k].digits) for k in keys]  # fmt: skip
-    rows.insert(1, ["95% interval", *cells])
-    gone = "\n".join(f"- {METRICS[k].label}: {why}" for k, why in report.get("missing", {}).items())
-    command = f"`python -m trainer.evaluate --base mini --clips {report['clips']} --json docs/mini.json`"
-    drop = report["controls"].get("shuffled_source_drop")
-    change = report["controls"].get("other_keyframe_change_inside")
-    said = "" if drop is None else (
-        f"Controls on {report['controls']['clips']} clips: another clip's source costs {drop:.1f} dB outside the mask; "
-        f"the unedited keyframe changes its inside by {change:.0f}/255."
-    )  # fmt: skip
-    head = (
-        f"## Scores of the mini\n\n{report['clips']} held-out clips of {report['frames']} frames, without compositing, "
-        f"mean over clips, beside floors and baselines. Checkpoint `{report['checkpoint']}`, seed {report['seed']}. "
-        f"{command}"
-    )
-    read = (
-        "*Removed* counts a clip whose masked region is nearer to the truth than to the source in every frame. Plain "
-        "SVD passes as well, since it never saw the object: read it beside *PSNR inside*. Telea and latent blending "
-        "are given the true masks of all frames; GenProp is given none."
-    )
-    parts = [head, table(["", *(METRICS[k].label for k in keys)], rows), said, read]
-    return "\n\n".join(p for p in [*parts, f"Not measured:\n\n{gone}" if gone else ""] if p)
+DOCS = ROOT / "docs"
+NAMES = ("sampling", "comfyui", "training", "scaling", "long_clips", "profile", "speedups")
 
 
 def markdown(reports: dict, evaluation: dict | None) -> str:
     """The page. reports: {benchmark: its JSON}."""
-    makers = {"sampling": sampling, "comfyui": comfyui, "training": training, "scaling": scaling, "profile": profile,
-              "speedups": speedups}  # fmt: skip
     parts = ["# Results", "Made by `python -m benchmarks.results` from the JSON files in [results](results); do not "
              "edit. Every ratio is taken within one run, its variants in turn."]  # fmt: skip
-    parts += [] if evaluation is None else [scores(evaluation)]
+    parts += [] if evaluation is None else [sections.scores(evaluation)]
     for name in NAMES:
         if name in reports:
-            parts += [makers[name](reports[name]), footing(name, reports[name])]
+            parts += [getattr(sections, name)(reports[name]), sections.footing(name, reports[name])]
         else:
-            parts.append(f"## {name.capitalize()}\n\nNot measured yet: `python -m benchmarks.{name}`.")
+            title = name.capitalize().replace("_", " ")
+            parts.append(f"## {title}\n\nNot measured yet: `python -m benchmarks.{name}`.")
     return "\n\n".join(parts) + "\n"
 
 
@@ -190,11 +48,18 @@ def run_benchmarks(folder: Path, names, quick: bool) -> list[str]:
 
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.results", description=__doc__.splitlines()[0])
-    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="where mini.json, results/ and results.md are")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="where mini.json, results/ and results.md are")
+    parser.add_argument("--readme", type=Path, help="page whose part between the two marks is written anew (default: "
+                        "the README; none with another --docs)")  # fmt: skip
     parser.add_argument("--run", action="store_true", help="run the benchmarks first")
     parser.add_argument("--only", default=",".join(NAMES), help="with --run: which ones (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="with --run: small and rough")
     arguments = parser.parse_args(argv)
+    return exit_code(lambda: write(arguments))
+
+
+def write(arguments) -> int:
+    """Runs what is to be run, then writes the page, its plots and the README's lines."""
     folder = arguments.docs / "results"
     folder.mkdir(parents=True, exist_ok=True)
     failed = run_benchmarks(folder, arguments.only.split(","), arguments.quick) if arguments.run else []
@@ -205,6 +70,10 @@ def main(argv=None) -> int:
     with atomic(arguments.docs / "results.md") as temporary:
         temporary.write_text(markdown(reports, evaluation), encoding="utf-8")
     print(f"written: {arguments.docs / 'results.md'}")
+    readme = arguments.readme or (ROOT / "README.md" if arguments.docs == DOCS else None)
+    if readme is not None:
+        put_into(readme, sections.headlines(reports, evaluation))
+        print(f"written: {readme}")
     for name in failed:
         print(f"failed: {name} (its earlier numbers, if any, were kept)", file=sys.stderr)
     return 1 if failed else 0

@@ -6,7 +6,6 @@ overlap to pay for, so the fit over the frames begins with the second point.
 """
 
 import math
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +82,8 @@ def main(argv=None) -> int:
     arguments.add_argument("--one", type=int, nargs=2, metavar=("FRAMES", "SIZE"), help="one run, for its peak memory")
     given = arguments.parse_args(argv)
     if given.one:
+        import resource  # not on Windows, where all but the memory can be measured
+
         runner(GenProp.from_files("mini"), *given.one)()
         unit = 2**20 if sys.platform == "darwin" else 2**10
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)

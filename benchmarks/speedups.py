@@ -70,7 +70,8 @@ def measure(rounds: int, clips: int, steps: int = STEPS, fewer: int = FEWER) -> 
 
     def run(name, clip):
         left_out, sampler, dtype = chosen[name]
-        settings = PropagateSettings(sampler=sampler, width=128, height=128, seed=clip.seed)
+        height, width = clip.source.shape[-2:]
+        settings = PropagateSettings(sampler=sampler, width=width, height=height, seed=clip.seed)
         with without(*left_out):
             return models[dtype].propagate(clip.source, clip.keyframe, settings)
 

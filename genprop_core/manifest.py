@@ -15,7 +15,6 @@ import csv
 import hashlib
 import json
 import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +25,11 @@ PATHS = ("source", "mask", "truth", "truth_mask")
 OF_THE_RUN = ("manifest", "base", "adapters", "vae", "dtype", "device", "offload", "command")  # the same for every row
 NOT_THE_RESULT = ("out", "manifest", "device", "offload", "command")  # two runs that differ here make the same clip
 ERROR = "error.txt"
+NUMBERS = (  # where Accelerate itself looks, whatever started the processes: rank, number of them, rank on the machine
+    ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+    ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+    ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"),
+)
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,27 @@ def _digest(arguments) -> str:
 
 
 def this_process() -> tuple[int, int, object]:
-    """(index, number of processes, device or None) as `accelerate launch` started us; alone, (0, 1, None)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) <= 1:
-        return 0, 1, None
-    import torch
-    from accelerate import PartialState
+    """(index, number of processes, device or None) as `accelerate launch`, torchrun or mpirun started us; alone,
+    (0, 1, None). The rows need no word between processes, so none of them waits for another.
 
-    # told so, it joins processes of a machine without an accelerator; by itself it would leave each alone
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    return state.process_index, state.num_processes, None if state.device.type == "cpu" else state.device
+    Raises GenPropError where the environment names a number of processes but not which of them this is.
+    """
+    from accelerate.utils import get_int_from_env
+
+    index, count, local = (get_int_from_env(names, default) for names, default in zip(NUMBERS, (-1, 1, 0)))
+    if count <= 1:
+        return 0, 1, None
+    if not 0 <= index < count:
+        raise GenPropError(
+            f"Expected the number of this process, 0 to {count - 1}, in one of {', '.join(NUMBERS[0])}, got "
+            f"{'none' if index < 0 else index}. Start it by accelerate launch, or unset {', '.join(NUMBERS[1])}."
+        )
+    import torch
+
+    if not torch.accelerator.is_available():
+        return index, count, None
+    kind = torch.accelerator.current_accelerator().type
+    return index, count, torch.device(kind, local % torch.accelerator.device_count())
 
 
 def run_manifest(arguments, say=print) -> int:

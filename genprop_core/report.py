@@ -75,17 +75,21 @@ def frame_indices(frames: int, columns: int, keyframe_index: int = 0) -> list[in
 @dataclass
 class _Row:
     label: str
-    pictures: np.ndarray | torch.Tensor  # uint8 [T,H,W,3]; of a keyframe [1,H,W,3]
+    pictures: np.ndarray | torch.Tensor  # uint8 [T,H,W,3]; of a keyframe [1,H,W,3]; of a mask by itself as given
     still: bool = False
-    tint: torch.Tensor | None = None  # float [T,h,w] in [0,1], drawn over the pictures
+    tint: torch.Tensor | None = None  # a mask as given, drawn over the pictures
+    by_itself: bool = False  # a mask without a source
 
     def at(self, index: int) -> np.ndarray:
-        """The picture of a frame, uint8 [H,W,3]."""
-        picture = as_frame(self.pictures[0 if self.still else index])
+        """The picture of a frame, uint8 [H,W,3]. A mask is only here made into numbers: few of its frames are shown."""
+        picture = self.pictures[0 if self.still else index]
+        if self.by_itself:
+            picture = (_opacity(picture) * 255).round().to(torch.uint8)[..., None].expand(-1, -1, 3)
+        picture = as_frame(picture)
         if self.tint is None:
             return picture
-        height, width = picture.shape[:2]
-        opacity = F.interpolate(self.tint[index][None, None], (height, width), mode="bilinear")[0, 0].numpy()[..., None]
+        tint = _opacity(self.tint[index])[None, None]
+        opacity = F.interpolate(tint, picture.shape[:2], mode="bilinear")[0, 0].numpy()[..., None]
         grey = picture.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
         faded = 70 + 0.65 * grey[..., None].repeat(3, axis=2)  # so that red is the mask's alone
         return (faded + (0.75 * TINT + 0.25 * faded - faded) * opacity).round().clip(0, 255).astype(np.uint8)
@@ -99,12 +103,11 @@ def _rows(rows: dict, keyframe_index: int) -> tuple[list[_Row], int]:
         last = label.split()[-1] if label.split() else ""
         mask = last == "mask" or pictures.ndim == 3 and pictures.shape[-1] != 3
         if mask:
-            tint = _opacity(pictures)
-            if source is None:
-                grey = (tint * 255).round().to(torch.uint8)[..., None].expand(-1, -1, -1, 3)
-                shown.append(_Row(label, grey))
-            else:
-                shown.append(_Row(label, source.pictures, tint=tint))
+            if pictures.ndim != 3 and not (pictures.ndim == 4 and pictures.shape[-1] == 3):
+                raise GenPropError(f"Expected a mask row as [T,H,W] or [T,H,W,3], got {list(pictures.shape)}. "
+                                   "Reshape it.")
+            shown.append(_Row(label, pictures, by_itself=True) if source is None
+                         else _Row(label, source.pictures, tint=pictures))
             continue
         pictures = pictures[None] if pictures.ndim == 3 else pictures
         if pictures.dtype != torch.uint8 or pictures.ndim != 4 or pictures.shape[-1] != 3:
@@ -126,14 +129,10 @@ def _rows(rows: dict, keyframe_index: int) -> tuple[list[_Row], int]:
 
 
 def _opacity(mask: torch.Tensor) -> torch.Tensor:
-    """A mask row as float [T,h,w] in [0,1]."""
+    """A mask's frame [h,w] or [h,w,3] as float [h,w] in [0,1]."""
     mask = mask.detach().cpu()
     mask = mask.float() / 255 if mask.dtype == torch.uint8 else mask.float()
-    if mask.ndim == 4 and mask.shape[-1] == 3:
-        mask = mask.mean(-1)
-    if mask.ndim != 3:
-        raise GenPropError(f"Expected a mask row as [T,H,W] or [T,H,W,3], got {list(mask.shape)}. Reshape it.")
-    return mask.clamp(0, 1)
+    return (mask.mean(-1) if mask.ndim == 3 else mask).clamp(0, 1)
 
 
 def _tile(width: int, height: int, room: int, columns: int) -> tuple[int, int]:

@@ -55,10 +55,11 @@ def timing_notes(fps: Fraction, uneven: bool) -> list[str]:
     ]
 
 
-def probe(path) -> VideoInfo:
+def probe(path, least: int = 2) -> VideoInfo:
     """Counts and checks a clip by decoding it once without keeping frames; containers' own counts can be wrong.
 
-    Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work.
+    Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work. least: 1
+    lets a single frame pass.
     """
     path = existing(path)
     frames, times = 0, []
@@ -68,7 +69,7 @@ def probe(path) -> VideoInfo:
         return _shown_size(frame)
 
     sizes = map(_size, _stills(path)) if path.is_dir() else map(shown, decode(path))
-    for each in _checked(path, sizes, size=lambda size: size):
+    for each in _checked(path, sizes, lambda size: size, least):
         frames, size = frames + 1, each
     fps, has_audio = _facts(path)
     fps, uneven = _timing(times, fps)
@@ -88,7 +89,7 @@ def read_video(path) -> Video:
     return Video(frames, info.fps, path if info.has_audio else None, info.uneven)
 
 
-def iter_video(path) -> Iterator[torch.Tensor]:
+def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
     """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
@@ -96,12 +97,12 @@ def iter_video(path) -> Iterator[torch.Tensor]:
     the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped
     (`probe` gives the rate that keeps the clip's length).
 
-    Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than two
+    Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
     frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
     """
     path = existing(path)
     frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
-    yield from _checked(path, frames, size=_size)
+    yield from _checked(path, frames, _size, least)
 
 
 def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
@@ -144,8 +145,8 @@ def _rgb(frame) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 
 
-def _checked(path: Path, items, size):
-    """Passes items through; raises when their size changes, and at the end when there were fewer than two."""
+def _checked(path: Path, items, size, least: int):
+    """Passes items through; raises when their size changes, and at the end when there were fewer than `least`."""
     first, count = None, 0
     for item in items:
         here = size(item)
@@ -155,8 +156,8 @@ def _checked(path: Path, items, size):
                                f"{path} is {here[0]}x{here[1]}. Bring the clip to one size.")
         count += 1
         yield item
-    if count < 2:
-        raise GenPropError(f"Expected at least 2 frames, but {path} has {count or 'none'}. "
+    if count < least:
+        raise GenPropError(f"Expected at least {least} frames, but {path} has {count or 'none'}. "
                            "Give a video, or a folder with one image per frame.")
 
 

@@ -5,8 +5,9 @@ import json
 import pytest
 import torch
 
-from benchmarks import common, plots, profile, results, sampling, scaling, speedups, training
+from benchmarks import common, plots, profile, results, sampling, scaling, sections, speedups, training
 from genprop_core import attach
+from trainer import long_tables
 
 FACTS = {"date": "2026-01-02", "machine": "a machine", "threads": 1, "clock": "processor time", "python": "3.11",
          "torch": "2.9", "diffusers": "0.42", "rounds": 5}  # fmt: skip
@@ -108,6 +109,51 @@ def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
     for name in ("sampling.png", "scaling.png"):
         assert (tmp_path / "results" / name).read_bytes().startswith(b"\x89PNG")
     capsys.readouterr()
+
+
+def test_a_footing_says_what_the_rounds_are():
+    assert "benchmarks.training`: median of 5 interleaved rounds; a machine" in sections.footing("training", FACTS)
+    assert "benchmarks.training`: one interleaved round;" in sections.footing("training", FACTS | {"rounds": 1})
+    assert "benchmarks.profile`: mean of 5 runs; a machine" in sections.footing("profile", FACTS)
+    assert "benchmarks.profile`: one run;" in sections.footing("profile", FACTS | {"rounds": 1})
+
+
+def test_scores_say_by_which_command_where_and_when():
+    settings = {"clips": 64, "workers": 2, "steps": 10, "json": "x.json", "cache": "/somewhere"}
+    assert sections.scores_footing({"settings": settings}) == (
+        "`python -m trainer.evaluate --clips 64 --workers 2 --steps 10 --json docs/mini.json`; where and when was not "
+        "kept.")  # fmt: skip
+    took = {"settings": settings, "wall_seconds": 600.0, "wall_clips": 64, "workers": 2}
+    text = sections.scores_footing(FACTS | took)
+    assert "docs/mini.json`: 10 minutes for 64 clips by 2 processes; a machine, one thread" in text
+    assert "2026-01-02" in text
+
+
+def scored(outside, inside):
+    return {"psnr_outside": outside, "psnr_inside": inside, "mask_iou": 0.846}
+
+
+def test_the_readme_quotes_what_there_is_and_says_what_was_a_quick_run(tmp_path, capsys):
+    evaluation = {"clips": 64, "result": scored(28.32, 25.92), "floors": {"plain_svd": scored(20.66, 21.75)}}
+    reports = {"sampling": {"quick": True, "ratios": {"static_over_plain": 1.049, "static_over_per_step": 0.335}},
+               "training": {"ratios": {"cached_over_uncached": 3.37, "memory_cached_over_checkpointed": 9.7}}}
+    lines = sections.headlines(reports, evaluation).splitlines()
+    assert lines[0] == ("- The mini on 64 held-out clips: PSNR 28.3 dB outside the edit and 25.9 dB inside it "
+                        "(plain SVD 20.7 and 21.8), mask IoU 0.85.")  # fmt: skip
+    assert "takes 1.05 of plain SVD's time" in lines[1] and "a quick run" in lines[1] and len(lines) == 3
+    assert "3.4 times as many steps" in lines[2] and "quick" not in lines[2]
+
+    docs, readme = tmp_path / "docs", tmp_path / "README.md"
+    write(docs, "training", **reports["training"], seconds={"cached": 1.0}, steps_per_second={"cached": 1.0},
+          activations_mib={"cached": 9.0})  # fmt: skip
+    readme.write_text(f"above\n{long_tables.FIRST}\nold\n{long_tables.LAST}\nbelow\n")
+    assert results.main(["--docs", str(docs), "--readme", str(readme)]) == 0
+    assert readme.read_text().splitlines() == ["above", long_tables.FIRST, lines[2], long_tables.LAST, "below"]
+    readme.write_text("nothing")
+    assert results.main(["--docs", str(docs), "--readme", str(readme)]) == 2
+    assert "error: Expected" in capsys.readouterr().err
+    text = (results.ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.count(long_tables.FIRST) == text.count(long_tables.LAST) == 1
 
 
 def test_a_benchmark_that_fails_is_named_and_keeps_its_numbers(tmp_path, monkeypatch, capsys):

@@ -195,9 +195,10 @@ def resize(frames: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return frames if tuple(frames.shape[-2:]) == tuple(size) else F.interpolate(frames, size, mode="area")
 
 
-def read_frames(path, size, start=0, stop=None, mask=False) -> Iterator[torch.Tensor]:
-    """Yields frames start..stop of a clip as float32 [C,h,w] in [0,1] at `size` (height, width); a mask has C = 1."""
-    for frame in islice(iter_video(path), start, stop):
+def read_frames(path, size, start=0, stop=None, mask=False, least=2) -> Iterator[torch.Tensor]:
+    """Yields frames start..stop of a clip as float32 [C,h,w] in [0,1] at `size` (height, width); a mask has C = 1.
+    least: as in `iter_video`."""
+    for frame in islice(iter_video(path, least), start, stop):
         image = frame.movedim(-1, 0)[None]  # [H,W,3] -> [1,3,H,W]
         # the mask is cut at half before it is made smaller: compression leaves no trace, edges become soft
         image = (image.amax(1, keepdim=True) >= 128).float() if mask else image.float() / 255

@@ -8,23 +8,26 @@ baselines do not depend on the adapters and are kept for every later run.
 
 import argparse
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
 
-from genprop_core.errors import exit_code
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
+from genprop_core.machine import facts
 from genprop_core.sampler import GUIDES, SOLVERS
 
 from .arguments import resolution
 from .baselines import NAMES
-from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows
+from .evaluation_bench import DTYPES, Bench, evaluate_clip, make_bench, shared_rows, threads_of
 from .html_report import page
 from .kept_rows import KeptRows
+from .learned_metrics import CLIP
 from .score_table import combine, table
 
-__all__ = ["KEYS", "control_means", "main", "parse", "run", "table"]
+__all__ = ["KEYS", "command", "control_means", "main", "parse", "run", "table"]
 
 
 def _mean(values):
@@ -62,7 +65,8 @@ def parse(argv=None):
                         "none (default: %(default)s)")  # fmt: skip
     parser.add_argument("--json", type=Path, help="where to write the report")
     parser.add_argument("--html", type=Path, help="where to write the report with pictures, one self-contained file")
-    parser.add_argument("--clip-weights", metavar="DIR", help="a CLIP model on this machine, for CLIP-I and CLIP-T")
+    parser.add_argument("--clip-weights", metavar="DIR|NAME", help="a CLIP model on this machine, for CLIP-I and "
+                        f"CLIP-T: its folder, or its name in Hugging Face's cache (default: {CLIP}, if it is there)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the clips (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
@@ -84,12 +88,27 @@ def parse(argv=None):
     return arguments
 
 
+def command(settings: dict) -> str:
+    """The command line of a report's settings: what differs from the defaults. Where its files went is left out."""
+    defaults, words = json.loads(json.dumps(vars(parse([])), default=str)), ["python -m trainer.evaluate"]
+    for name, value in settings.items():
+        if name in ("json", "html", "cache") or value == defaults.get(name):
+            continue
+        words.append(f"--{name.replace('_', '-')}")
+        if name == "resolution":
+            words.append("x".join(map(str, value)))
+        elif value is not True:
+            words += [shlex.quote(str(v)) for v in (value if isinstance(value, list) else [value])]
+    return " ".join(words)
+
+
 def run(arguments) -> dict:
     bench = make_bench(arguments)
     model, clips = bench.model, bench.clips
     key = json.dumps(
         {"checkpoint": model.file.digest, "facts": bench.cache.facts, "settings": str(bench.settings),
-         "baselines": bench.baselines, "shown": bench.shown, "without": bench.learned.without, "version": 2},
+         "baselines": bench.baselines, "shown": bench.shown, "without": bench.learned.without,
+         "clip_weights": bench.learned.clip_weights, "version": 2},
         sort_keys=True,
     )  # fmt: skip
     out = arguments.json or arguments.html
@@ -102,18 +121,30 @@ def run(arguments) -> dict:
     made = shared_rows(arguments, todo) if shared else (evaluate_clip(bench, *job) for job in todo)
     for done, row in enumerate(made, 1):
         rows[row["clip"]] = row
-        kept.add(row)
+        if "skipped" not in row:  # a clip that was repaired meanwhile is tried again
+            kept.add(row)
         left = (time.monotonic() - start) / done * (len(todo) - done)
         print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
               flush=True)  # fmt: skip
     print(file=sys.stderr)
-    report = finish(bench, [rows[name] for name in clips.names], arguments)
+    # of the clips that this run made: a run that goes on where another stopped does not know the other's
+    took = {"wall_seconds": time.monotonic() - start, "wall_clips": len(todo)}
+    report = finish(bench, [rows[name] for name in clips.names], arguments, took)
     kept.remove()
     return report
 
 
-def finish(bench: Bench, rows: list[dict], arguments) -> dict:
-    """The report of all rows, written where the command line says."""
+def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
+    """The report of all rows, written where the command line says. Raises GenPropError when every clip was skipped.
+
+    took: {"wall_seconds", "wall_clips"} of this run.
+    """
+    skipped = dict.fromkeys(getattr(bench.clips, "without_keyframe", []), "no edited video and no keyframe")
+    unread = {row["clip"]: row["skipped"] for row in rows if "skipped" in row}
+    rows = [row for row in rows if "skipped" not in row]
+    if not rows:
+        raise GenPropError(f"Expected at least one clip that can be read, got {len(unread)} that cannot. The first: "
+                           f"{next(iter(unread.values()))}")  # fmt: skip
     frames, sizes = sorted({r["frames"] for r in rows}), sorted({tuple(r["size"]) for r in rows})
     report = combine(
         rows,
@@ -124,9 +155,10 @@ def finish(bench: Bench, rows: list[dict], arguments) -> dict:
         checkpoint=bench.model.file.digest,
         seed=arguments.seed,
     )
-    skipped = getattr(bench.clips, "without_keyframe", [])
-    report["skipped"] = {name: "no edited video and no keyframe" for name in skipped}
+    report["skipped"] = skipped | unread
+    report["clip_weights"] = bench.learned.clip_weights
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
+    report |= facts() | took | {"workers": arguments.workers, "threads": threads_of(arguments.workers)}
     if arguments.json:
         write_json(arguments.json, report)
     if arguments.html:

@@ -35,6 +35,7 @@ BASE = ClipSettings(find_shots=False)
 VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "as it is": (BASE, SIZE, False),
     "two keyframes": (BASE, SIZE, True),
+    "inner keyframes": (replace(BASE, inner_keyframes=True), SIZE, True),
     "without anchoring": (replace(BASE, anchor=False), SIZE, False),
     "overlap of 1 frame": (replace(BASE, overlap=1), SIZE, False),
     "guidance in every window": (replace(BASE, guide_later=True), SIZE, False),
@@ -90,15 +91,25 @@ def _inside(made, truth, mask, stop: int):
 
 
 def _told_apart(result, made, truth, mask):
-    """Spearman's rank correlation of a frame's confidence with its PSNR in and around the mask; 1 is the best guide."""
+    """Spearman's rank correlation of a frame's confidence with its PSNR in and around the mask; 1 is the best guide.
+
+    None with fewer than three frames to rank, and where all are equally confident or equally good.
+    """
     near = to_size(torch.nn.functional.max_pool2d(mask, 9, stride=1, padding=4), *made.shape[-2:])
     quality = [psnr(made[t : t + 1], truth[t : t + 1], near[t : t + 1]) for t in range(len(made))]
     seen = [t for t, q in enumerate(quality) if q is not None]
     if len(seen) < 3:
         return None
-    ranks = [torch.tensor(v).argsort().argsort().double() for v in (
-        [quality[t] for t in seen], result.confidence[seen].tolist())]  # fmt: skip
+    ranks = [_ranks(torch.tensor(v)) for v in ([quality[t] for t in seen], result.confidence[seen].tolist())]
+    if any(r.eq(r[0]).all() for r in ranks):
+        return None
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Ranks from 0, float64; equal values share the mean of theirs, so that their order in time counts for nothing."""
+    below, equal = ((op(values[None], values[:, None])).sum(1) for op in (torch.lt, torch.eq))
+    return below + (equal.double() - 1) / 2
 
 
 def parse(argv=None):

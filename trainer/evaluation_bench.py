@@ -38,19 +38,30 @@ class Bench:
 
 
 def controls_of(bench: Bench, clip: EvalClip, other, settings, result) -> dict:
-    """What another source does to the outside of the mask, and another keyframe to its inside."""
-    shuffled = None
+    """What another source does to the outside of the mask, and another keyframe to its inside.
+
+    None where the clip does not allow it: no other clip of its shape, no truth, nothing marked in its mask.
+    """
+    shuffled = change = None
     if other is not None and other.shape == clip.source.shape and clip.target is not None:
         made = bench.model.propagate(other, clip.keyframe, settings)
         shuffled = psnr(made.frames, clip.target, 1 - clip.mask)
-    unedited = bench.model.propagate(clip.source, clip.source[0], settings)
-    change = ((unedited.frames - result.frames).abs() * clip.mask).sum().item() / (3 * clip.mask.sum().item()) * 255
+    marked = clip.mask.sum().item()
+    if marked:
+        unedited = bench.model.propagate(clip.source, clip.source[0], settings)
+        change = ((unedited.frames - result.frames).abs() * clip.mask).sum().item() / (3 * marked) * 255
     return {"shuffled_source_psnr_outside": shuffled, "other_keyframe_change_inside": change}
 
 
 def evaluate_clip(bench: Bench, index: int, controls: bool) -> dict:
-    """One clip's scores, floors and controls; the noise is seeded by the clip."""
-    clip = bench.clips[index]
+    """One clip's scores, floors and controls; the noise is seeded by the clip.
+
+    {"clip", "skipped": why} for a clip that cannot be read: it must not cost the scores of the others.
+    """
+    try:
+        clip = bench.clips[index]
+    except GenPropError as error:
+        return {"clip": bench.clips.names[index], "skipped": str(error)}
     height, width = clip.source.shape[-2:]
     settings = replace(bench.settings, width=width, height=height, task=clip.task, seed=bench.settings.seed + clip.seed)
     result = bench.model.propagate(clip.source, clip.keyframe, settings)
@@ -108,6 +119,11 @@ def make_bench(arguments) -> Bench:
     return Bench(model, clips, settings, names, cache, learned, arguments.html is not None)
 
 
+def threads_of(workers: int) -> int:
+    """The threads of each of so many processes."""
+    return max(1, torch.get_num_threads() // workers)
+
+
 def _work(arguments, threads: int, jobs, rows):
     """A process: scores its share of the clips and puts the rows, or the error that stopped it, into the queue."""
     torch.set_num_threads(threads)
@@ -121,7 +137,7 @@ def _work(arguments, threads: int, jobs, rows):
 
 def shared_rows(arguments, todo: list[tuple[int, bool]]):
     """Yields the rows of these (index, with controls) from --workers processes, as they get ready."""
-    spawn, threads = multiprocessing.get_context("spawn"), max(1, torch.get_num_threads() // arguments.workers)
+    spawn, threads = multiprocessing.get_context("spawn"), threads_of(arguments.workers)
     rows = spawn.Queue()
     shares = [todo[i :: arguments.workers] for i in range(arguments.workers)]
     workers = [spawn.Process(target=_work, args=(arguments, threads, s, rows), daemon=True) for s in shares if s]

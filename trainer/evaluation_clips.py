@@ -68,14 +68,18 @@ class DataFolder:
     """`original_videos/`, and as far as they are there `edited_videos/` (the truth), `masks/` and `keyframes/`.
 
     A clip needs an edited first frame: that of its edited video, or keyframes/NAME.png. Parts of unequal length are cut
-    to the shortest, and to `frames` where that is given; the clip's notes say so.
+    to the shortest, and to `frames` where that is given. A single frame is no such part: in edited_videos/ it is the
+    keyframe, in masks/ it is left out. The clip's notes say so.
     """
 
     def __init__(self, folder, size: tuple[int, ...] | None, multiple: int, frames: int | None = None, count=None):
         """size: as the trainer's --resolution, None keeps the clips' own; multiple: of the base, in pixels.
 
-        Raises GenPropError for a folder without clips, or when none of them has an edited first frame.
+        Raises GenPropError for a folder without clips, when none of them has an edited first frame, and for a size that
+        the base cannot take.
         """
+        if size is not None:  # what is wrong with every clip is told once, before the first
+            working_size(1, 1, size, multiple)
         self.folder, self.size, self.multiple, self.frames = Path(folder), size, multiple, frames
         self.parts = {"source": list_clips(self.folder / FOLDERS["source"])}
         for part in ("target", "mask"):
@@ -99,27 +103,37 @@ class DataFolder:
         return len(self.names)
 
     def other(self, index: int) -> torch.Tensor | None:
-        """The source of the next clip, for the control; None where there is only one."""
-        return self[(index + 1) % len(self)].source if len(self) > 1 else None
+        """The source of the next clip that can be read, for the control; None where there is no other."""
+        for step in range(1, len(self)):
+            try:
+                return self[(index + step) % len(self)].source
+            except GenPropError:  # that clip says so itself, when it is its turn
+                continue
+        return None
 
     def __getitem__(self, index: int) -> EvalClip:
+        """Raises GenPropError for a clip that cannot be read, or that has fewer than 2 frames."""
         name = self.names[index]
         paths = {part: clips[name] for part, clips in self.parts.items() if name in clips}
-        info = {part: probe(path) for part, path in paths.items()}
-        size = self._size(info["source"])
+        info = {part: probe(path, 2 if part == "source" else 1) for part, path in paths.items()}
+        size, keyframe, notes = self._size(info["source"]), None, []
+        for part in [p for p, i in info.items() if i.frames == 1]:
+            path = paths.pop(part)
+            if part == "target":
+                keyframe = next(read_frames(path, size, least=1))
+            taken = "is the keyframe, without a truth" if part == "target" else "was left out"
+            notes.append(f"{FOLDERS[part]} has a single frame, which {taken}")
         found = {p: torch.stack(list(islice(read_frames(path, size, mask=p == "mask"), self.frames)))
                  for p, path in paths.items()}  # fmt: skip
-        length, notes = min(len(v) for v in found.values()), []
+        length = min(len(v) for v in found.values())
         if any(len(v) != length for v in found.values()):
             lengths = ", ".join(f"{FOLDERS[p]} {len(v)}" for p, v in found.items())
             notes.append(f"parts of unequal length ({lengths} frames) were cut to {length}")
-        if length < 2:
-            raise GenPropError(f"Expected at least 2 frames of the clip {name} in {self.folder}, got {length}.")
         found = {p: v[:length] for p, v in found.items()}
         target, mask = found.get("target"), found.get("mask")
         if target is not None:
             keyframe = target[0]
-        else:
+        elif keyframe is None:
             image = read_image(self.keyframes[name]).movedim(-1, 0)[None].float() / 255
             keyframe = resize(image, size)[0]
         if mask is not None:

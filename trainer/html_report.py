@@ -10,6 +10,7 @@ from .html_style import SCRIPT, STYLE
 from .score_table import METRICS, shown, variants
 
 ORDER = ("psnr", "psnr_outside", "mask_iou", "warp_error")  # the first that has values ranks the clips
+LEAST_DROP = 5.0  # dB outside the mask that another clip's source must cost
 
 
 def _number(key: str, value) -> str:
@@ -131,14 +132,20 @@ def notes(report: dict) -> str:
 
 
 def controls(report: dict) -> str:
-    """The two controls in words."""
+    """The two controls in words: what they show, or that the model failed them."""
     values, said = report["controls"], []
-    if values.get("shuffled_source_drop") is not None:
-        said.append(f"With another clip's source, PSNR outside the mask falls by "
-                    f"{values['shuffled_source_drop']:.1f} dB: the background is read from the source.")  # fmt: skip
-    if values.get("other_keyframe_change_inside") is not None:
-        said.append(f"With the unedited keyframe, the inside of the mask changes by "
-                    f"{values['other_keyframe_change_inside']:.0f}/255: the edit comes from the keyframe.")  # fmt: skip
+    drop, change = values.get("shuffled_source_drop"), values.get("other_keyframe_change_inside")
+    if drop is not None:
+        falls = "falls by" if drop >= 0 else "rises by"
+        shows = (
+            "the background is read from the source"
+            if drop >= LEAST_DROP
+            else f"this control failed, since less than {LEAST_DROP:.0f} dB do not show that the source is read"
+        )
+        said.append(f"With another clip's source, PSNR outside the mask {falls} {abs(drop):.1f} dB: {shows}.")
+    if change is not None:
+        shows = "the edit comes from the keyframe" if change > 0 else "this control failed, the keyframe has no effect"
+        said.append(f"With the unedited keyframe, the inside of the mask changes by {change:.1f}/255: {shows}.")
     if not said:
         return "<p>The controls were not run.</p>"
     return "<p>" + " ".join(said) + f" Measured on {values['clips']} clips.</p>"

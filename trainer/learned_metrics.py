@@ -10,12 +10,25 @@ from genprop_core.errors import GenPropError
 from .evaluation_clips import EvalClip
 
 KEYS = ("clip_i", "clip_t", "lpips")
+CLIP = "openai/clip-vit-large-patch14"  # used where it is in Hugging Face's cache and no other was asked for
 BACKBONES = {"alex": "alexnet-owt-7be5be79.pth", "vgg": "vgg16-397923af.pth", "squeeze": "squeezenet1_1-b8a52dc0.pth"}
 
 
 def lpips_cache(net: str) -> Path:
     """Where torchvision would keep the backbone's weights."""
     return Path(torch.hub.get_dir()) / "checkpoints" / BACKBONES[net]
+
+
+def cached_clip(name: str) -> Path | None:
+    """The folder of a model, by its name on the Hugging Face hub, in the cache on this machine; None where it is not
+    there. The network is never asked."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        found = try_to_load_from_cache(name, "config.json")
+    except ValueError:  # no name that a model could have
+        return None
+    return Path(found).parent if isinstance(found, str) else None
 
 
 class _Features(torch.nn.Module):
@@ -37,23 +50,30 @@ class _Features(torch.nn.Module):
 
 
 class LearnedMetrics:
-    """Whichever of them can be had. `without` says, per metric, why it cannot."""
+    """Whichever of them can be had. `without` says, per metric, why it cannot; `clip_weights` which CLIP is used."""
 
-    def __init__(self, clip_folder=None, lpips_net: str = "alex", device="cpu"):
-        """clip_folder: a CLIP model in transformers' layout. Raises GenPropError when it is given but is not one."""
+    def __init__(self, clip_weights=None, lpips_net: str = "alex", device="cpu"):
+        """clip_weights: the folder of a CLIP model in transformers' layout, or its name in Hugging Face's cache; None
+        for `CLIP`, where it is there. Raises GenPropError when it is given but is not one."""
         self.without, self.device, self.clip, self.lpips = {}, device, None, None
-        if clip_folder is not None and not (Path(clip_folder) / "config.json").is_file():
-            raise GenPropError(
-                f"Expected a CLIP model in transformers' layout in {clip_folder} (config.json, weights, tokenizer), "
-                "got none. Give its folder, or leave --clip-weights away."
-            )
+        self.clip_weights = None if clip_weights is None else str(clip_weights)
+        folder = cached_clip(CLIP) if clip_weights is None else Path(clip_weights)
+        if clip_weights is not None and not (folder / "config.json").is_file():
+            folder = cached_clip(str(clip_weights))
+            if folder is None:
+                raise GenPropError(
+                    f"Expected a CLIP model in transformers' layout in {clip_weights} (config.json, weights, "
+                    "tokenizer), or its name in Hugging Face's cache, got none. Give one of them, or leave "
+                    "--clip-weights away."
+                )
         if find_spec("torchmetrics") is None:
             self.without = dict.fromkeys(KEYS, "torchmetrics is not installed (pip install torchmetrics)")
             return
-        if clip_folder is None:
-            self.without |= dict.fromkeys(("clip_i", "clip_t"), "no CLIP weights given (--clip-weights FOLDER)")
+        if folder is None:
+            lacking = f"no CLIP weights given (--clip-weights), and {CLIP} is not in Hugging Face's cache"
+            self.without |= dict.fromkeys(("clip_i", "clip_t"), lacking)
         else:
-            self.clip = self._load_clip(Path(clip_folder))
+            self._take_clip(folder)
         if not lpips_cache(lpips_net).is_file():
             self.without["lpips"] = f"no weights at {lpips_cache(lpips_net)}"
         elif find_spec("torchvision") is None:
@@ -62,6 +82,17 @@ class LearnedMetrics:
             from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
             self.lpips = LearnedPerceptualImagePatchSimilarity(lpips_net, normalize=True).to(device)
+
+    def _take_clip(self, folder: Path):
+        """Loads it. What happens to lie in the cache may be less than a whole model; what was asked for may not."""
+        try:
+            self.clip = self._load_clip(folder)
+        except GenPropError as error:
+            if self.clip_weights is not None:
+                raise
+            self.without |= dict.fromkeys(("clip_i", "clip_t"), str(error))
+        else:
+            self.clip_weights = self.clip_weights or CLIP
 
     def _load_clip(self, folder: Path):
         from torchmetrics.multimodal import CLIPScore

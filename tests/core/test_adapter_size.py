@@ -47,4 +47,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, capsys, monkeypatc
     assert adapter_size.main([*small, "--json", str(tmp_path / "a.json")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("| ")]) == 1 + 3 and "SCE, of 5 steps" in lines[0]
-    assert json.loads((tmp_path / "a.json").read_text())["video"] == {"frames": 2, "width": 64, "height": 64}
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert written["video"] == {"frames": 2, "width": 64, "height": 64} and written["torch"]
+    assert len(written["ratios"]) == 3 * 3
+    assert written["ratios"]["sce_share_of_pass_2_blocks"] == written["rows"][1]["sce_share_of_pass"]

@@ -124,6 +124,29 @@ def test_processes_are_numbered_by_accelerate(tmp_path):
     assert manifest.this_process() == (0, 1, None)
 
 
+@pytest.mark.parametrize("names", list(zip(*manifest.NUMBERS)), ids=["torchrun", "PMI", "OpenMPI", "MVAPICH"])
+def test_every_launcher_numbers_its_processes(names, monkeypatch):
+    import torch
+
+    for name in sum(manifest.NUMBERS, ()):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    rank, size, local = names
+    monkeypatch.setenv(size, "4")
+    with pytest.raises(GenPropError, match="number of this process, 0 to 3, .* got none. Start it by accelerate"):
+        manifest.this_process()
+    monkeypatch.setenv(rank, "3")
+    monkeypatch.setenv(local, "1")
+    assert manifest.this_process() == (3, 4, None)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    assert manifest.this_process() == (3, 4, torch.device("cuda:1"))
+    monkeypatch.setenv(rank, "4")
+    with pytest.raises(GenPropError, match="got 4"):
+        manifest.this_process()
+
+
 def test_keyframes_are_named_by_their_index(tmp_path):
     from genprop_core.clip_files import keyframe_paths
 

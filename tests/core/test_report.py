@@ -2,6 +2,7 @@
 import pytest
 import torch
 
+from genprop_core import report
 from genprop_core.errors import GenPropError
 from genprop_core.report import comparison, frame_indices
 from genprop_core.video_io import read_image
@@ -86,6 +87,19 @@ def test_each_mask_tints_the_source_above_it_and_none_stays_grey(tmp_path):
     half = torch.full((4, 32, 48), 0.5)
     image = sheet(tmp_path, {"result": clip(20, 4), "mask": half}, columns=1)
     assert place(image, (128, 128, 128)) is not None
+
+
+@pytest.mark.parametrize("with_source", [True, False])
+def test_a_long_mask_is_read_at_the_frames_that_are_shown_only(tmp_path, monkeypatch, with_source):
+    frames, seen, opacity = 500, [], report._opacity
+    monkeypatch.setattr(report, "_opacity", lambda mask: seen.append(tuple(mask.shape)) or opacity(mask))
+    mask = torch.zeros(frames, 32, 48, dtype=torch.uint8)
+    mask[-1] = 255
+    source = {"source": torch.full((1, 1, 1, 1), 9, dtype=torch.uint8).expand(frames, 32, 48, 3)} if with_source else {}
+    image = sheet(tmp_path, source | {"result": clip(20, 1, 32, 48).expand(frames, -1, -1, -1), "mask": mask})
+    assert seen == [(32, 48)] * 8
+    if not with_source:
+        assert place(image, (255, 255, 255)) is not None, "the last frame is shown"
 
 
 @pytest.mark.parametrize("height, width", [(16, 16), (128, 128), (240, 432), (540, 972), (1080, 1920), (640, 360)])

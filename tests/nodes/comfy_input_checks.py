@@ -1,5 +1,8 @@
 """What the nodes take, and what they refuse in one line, inside ComfyUI."""
 
+import json
+from pathlib import Path
+
 import torch
 from comfy_shared import apply, clip, condition, encode, ksampler, mini, refuses, sampler
 
@@ -100,3 +103,30 @@ def check_schemas(pack):
         schema = pack.nodes.NODE_CLASS_MAPPINGS[name].define_schema()
         assert schema.category == "GenProp" and schema.description
         assert all(i.tooltip for i in schema.inputs) and all(o.tooltip for o in schema.outputs), name
+
+
+CHOSEN = {  # what a template sets on purpose, because of its clip or its base; all else is the default
+    "long_clip": {"width", "height", "grow", "feather"},
+    "object_removal_svd": {"width", "height", "grow", "feather"},
+    "track_object": {"width", "height", "task"},
+    "two_keyframes": {"frame_index", "window"},
+}
+
+
+def check_workflows_save_the_defaults(pack):
+    """A template must not bring back an old default."""
+    for file in sorted((Path(__file__).resolve().parents[2] / "workflows").glob("*.json")):
+        for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]:
+            if not node["type"].startswith("GenProp"):
+                continue
+            values = iter(node["widgets_values"])
+            schema = pack.nodes.NODE_CLASS_MAPPINGS[node["type"]].define_schema()
+            changed = set()
+            for item in (i for i in schema.inputs if hasattr(i, "default")):
+                value = next(values, item.default)  # the editor gives what came later its default
+                if value != item.default and item.id not in ("adapters_name", *CHOSEN.get(file.stem, ())):
+                    changed.add(item.id)
+                if getattr(item, "control_after_generate", None):
+                    next(values, None)
+            assert not changed, (file.stem, node["type"], changed)
+            assert next(values, None) is None, (file.stem, node["type"])

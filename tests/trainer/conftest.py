@@ -134,3 +134,23 @@ def launch():
         )  # fmt: skip
 
     return start
+
+
+@pytest.fixture
+def nothing_cached(tmp_path, monkeypatch):
+    """No model of this machine's; returns the folder that stands for Hugging Face's cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)

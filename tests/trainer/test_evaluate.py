@@ -1,20 +1,18 @@
 """Evaluation: floors and baselines, statistics over clips, data folders as far as they go, resuming, caching."""
 
 import json
-import math
 
 import pytest
 import torch
 
-from genprop_core import metrics
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import write_image
-from trainer import baselines, evaluate, score_table
-from trainer.evaluation_clips import DataFolder, EvalClip, HeldOut
+from trainer import baselines, evaluate
+from trainer.evaluation_clips import DataFolder
 from trainer.learned_metrics import LearnedMetrics
-from trainer.score_table import METRICS, bootstrap, describe, score_clip
 
 FLOORS = {"copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd"}
+pytestmark = pytest.mark.usefixtures("nothing_cached")
 OPTIONS = ["--steps", "1", "--controls", "1"]
 
 
@@ -127,6 +125,71 @@ def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     assert report["floors"]["vae_round_trip"]["spread"]["warp_error"]["clips"] == 3
 
 
+def test_single_frames_are_told_apart_and_damaged_clips_cost_only_themselves(tmp_path, capsys):
+    data = tmp_path / "data"
+    folder(data, "a", target=3, mask=3)
+    folder(data, "broken", target=3)
+    (data / "original_videos" / "broken" / "1.png").write_bytes(b"none")
+    folder(data, "single", target=1, mask=1)
+    folder(data, "still", frames=1, target=3)
+    options = ["--data", data, "--resolution", 64, "--baselines", "none"]
+    report = run(tmp_path, *options)
+    assert report["clips"] == 2 and set(report["skipped"]) == {"broken", "still"}
+    assert "1.png cannot be decoded" in report["skipped"]["broken"]
+    assert "at least 2 frames" in report["skipped"]["still"] and "still has 1" in report["skipped"]["still"]
+    assert report["notes"] == {"single": [
+        "edited_videos has a single frame, which is the keyframe, without a truth",
+        "masks has a single frame, which was left out"]}  # fmt: skip
+    assert "no truth for 1 of 2 clips (single)" in report["missing"]["psnr"] and report["frames"] == 3
+    assert report["controls"]["shuffled_source_psnr_outside"] is not None, "with the next clip that can be read"
+    clips = DataFolder(data, (64,), 32)
+    assert torch.equal(clips[2].keyframe, picture(0, 64, shown=False).movedim(-1, 0) / 255)
+    for name in ("a", "single"):
+        (data / "original_videos" / name / "0.png").write_bytes(b"none")
+    assert evaluate.main([*map(str, options), "--cache", "none"]) == 2
+    assert "Expected at least one clip that can be read, got 4 that cannot" in capsys.readouterr().err
+    assert evaluate.main([*map(str, options), "--cache", "none", "--resolution", "72"]) == 2
+    assert "multiples of 32 for this base, got 72" in capsys.readouterr().err, "no fault of the clips"
+
+
+def test_two_processes_make_the_same_rows_as_one_and_the_report_says_how(tmp_path, monkeypatch):
+    data, seen = tmp_path / "data", []
+    for name in ("a", "b"):
+        folder(data, name, target=3, mask=3)
+    finish = evaluate.finish
+    monkeypatch.setattr(evaluate, "finish", lambda bench, rows, *rest: seen.append(rows) or finish(bench, rows, *rest))
+    options = ["--data", data, "--resolution", 64, "--baselines", "copy_source"]
+    one, two = run(tmp_path, *options), run(tmp_path, *options, "--workers", 2)
+    for row in sum(seen, []):
+        assert set(row.pop("seconds")) == {"encode", "sce_and_loop", "decode"}, "these differ from run to run"
+    assert seen[0] == seen[1] and [row["clip"] for row in seen[0]] == ["a", "b"]
+    assert (one["workers"], two["workers"]) == (1, 2) and one["threads"] == two["threads"] == 1
+    for report in (one, two):
+        assert report["wall_seconds"] > 0 and report["wall_clips"] == 2
+        assert {"machine", "date", "python", "torch", "diffusers"} <= set(report)
+    assert evaluate.command(two["settings"]) == (
+        f"python -m trainer.evaluate --data {data} --resolution 64 --controls 1 --baselines copy_source --workers 2 "
+        "--steps 1")  # fmt: skip
+
+
+def test_the_command_of_a_report_names_what_is_not_the_default():
+    given = ["--clips", "3", "--guidance-range", "0.1", "100", "--sce-in-cond-only", "--json", "x.json"]
+    line = evaluate.command(vars(evaluate.parse(given)))
+    assert line == "python -m trainer.evaluate --clips 3 --guidance-range 0.1 100.0 --sce-in-cond-only"
+    assert vars(evaluate.parse(line.split()[3:])) == vars(evaluate.parse(given)) | {"json": None}
+
+
+def test_a_mask_that_marks_nothing_leaves_its_control_out(tmp_path):
+    data = tmp_path / "data"
+    folder(data, "a", target=3, mask=3)
+    for t in range(3):
+        write_image(data / "masks" / "a" / f"{t}.png", torch.zeros(64, 64, 3, dtype=torch.uint8))
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "none")
+    assert report["controls"] == {"clips": 1, "shuffled_source_psnr_outside": None, "shuffled_source_drop": None,
+                                  "other_keyframe_change_inside": None}  # fmt: skip
+    assert report["result"]["psnr_outside"] is not None and report["result"]["psnr_inside"] is None
+
+
 def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
     data = tmp_path / "data"
     folder(data, "a")
@@ -142,108 +205,3 @@ def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
     folder(data, "a", target=3)
     with pytest.raises(GenPropError, match="columns name and prompt"):
         DataFolder(data, (64,), 32)
-
-
-def test_absent_weights_are_said_and_never_fetched(tmp_path, monkeypatch):
-    import socket
-
-    def refuse(*args, **kwargs):
-        raise AssertionError("the network was asked")
-
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    learned = LearnedMetrics()
-    assert set(learned.without) == {"clip_i", "clip_t", "lpips"}
-    clip = EvalClip("a", torch.rand(2, 3, 32, 32), torch.rand(3, 32, 32), None, None, 0)
-    assert learned.score(clip.source, clip) == {"clip_i": None, "clip_t": None, "lpips": None}
-
-
-def tiny_clip(folder):
-    """A random CLIP model with a tokenizer of letters, in transformers' layout."""
-    import string
-
-    from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
-
-    folder.mkdir()
-    ends = ["<|startoftext|>", "<|endoftext|>"]
-    tokens = [*string.ascii_lowercase, *(f"{c}</w>" for c in string.ascii_lowercase), *ends]
-    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    small = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = small | {"vocab_size": len(tokens), "max_position_embeddings": 16, "bos_token_id": len(tokens) - 2,
-                    "eos_token_id": len(tokens) - 1}  # fmt: skip
-    vision = small | {"image_size": 32, "patch_size": 16}
-    torch.manual_seed(0)
-    CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=32)).save_pretrained(folder)
-    pictures = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
-    tokenizer = CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    CLIPProcessor(pictures, tokenizer).save_pretrained(folder)
-    return folder
-
-
-def test_clip_scores_with_local_weights(tmp_path):
-    pytest.importorskip("torchmetrics")
-    learned = LearnedMetrics(tiny_clip(tmp_path / "clip"))
-    keyframe = torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(0))
-    clip = EvalClip("a", torch.rand(3, 3, 48, 64), keyframe, None, None, 0, prompt="a cat")
-    same = learned.score(keyframe[None].expand(3, -1, -1, -1), clip)
-    assert same["clip_i"] == pytest.approx(1, abs=1e-5) and -1 <= same["clip_t"] <= 1
-    assert learned.score(clip.source, clip)["clip_i"] < 0.9999
-
-
-def test_the_seconds_of_a_report_are_those_of_a_clip():
-    scores = dict.fromkeys(METRICS)
-    rows = [{"clip": n, "result": scores, "floors": {}, "seconds": {"encode": s, "decode": 1.0}}
-            for n, s in zip("ab", (1, 3))]  # fmt: skip
-    report = score_table.combine(rows, controls={}, frames=8, size=[64, 64], checkpoint="c", seed=0)
-    assert report["clips"] == 2 and report["seconds"] == {"encode": 2.0, "decode": 1.0}
-
-
-def test_statistics_over_clips():
-    rows = [dict.fromkeys(METRICS) | {"psnr": p, "warp_error": w} for p, w in ((20.0, 0.1), (30.0, 0.4), (28.0, 0.2))]
-    found = describe(rows, ["a", "b", "c"])
-    assert found["psnr"] == 26 and found["spread"]["psnr"]["median"] == 28
-    assert found["spread"]["psnr"]["worst_clip"] == "a" and found["spread"]["warp_error"]["worst_clip"] == "b"
-    assert found["spread"]["ssim"]["interval"] is None and found["ssim"] is None
-    values = torch.randn(400, generator=torch.Generator().manual_seed(1)).tolist()
-    low, high = bootstrap(values)
-    assert (low, high) == tuple(bootstrap(values)) and bootstrap([3.0]) == [3.0, 3.0]
-    mean = sum(values) / 400
-    expected = 1.96 * torch.tensor(values).std().item() / math.sqrt(400)
-    assert mean - low == pytest.approx(expected, rel=0.15) and high - mean == pytest.approx(expected, rel=0.15)
-
-
-def test_scores_of_the_truth_are_perfect_and_seams_are_seen():
-    clip = HeldOut(1)[0]
-    mask = torch.nn.functional.avg_pool2d(clip.mask, 8)
-    found = score_clip(clip.target, clip, mask, seams=[4])
-    assert found["psnr"] == 100 and found["removed"] == 1 and found["colour_drift"] == 0
-    assert found["mask_iou"] > 0.9 and found["mask_iou_pixels"] <= found["mask_ceiling"] < 1
-    half = score_clip(clip.target, clip, 0.55 * mask)  # only patches that are covered nearly whole
-    assert 0.2 < half["mask_iou"] < half["mask_f"] < 1
-    assert 0.5 < found["seam_jump"] < 1.5
-    jumping = clip.target.clone()
-    jumping[4:] = (jumping[4:] + 0.2).clamp(0, 1)
-    assert score_clip(jumping, clip, seams=[4])["seam_jump"] > 2
-    assert set(found) == set(METRICS)
-    assert set(score_table.curves(clip.target, clip)) == {"psnr_outside", "psnr_inside"}
-
-
-def test_the_ceiling_is_the_best_choice_of_patches():
-    mask = torch.zeros(1, 1, 16, 16)
-    mask[..., :8, :8], mask[..., :8, 8:12], mask[..., 8:9, :8] = 1, 1, 1  # a whole patch, a half and an eighth
-    assert score_table.best_enlarged_iou(mask, 8) == pytest.approx(1.5 / (2 + 1.625 - 1.5))
-    assert score_table.best_enlarged_iou(torch.zeros(1, 1, 16, 16), 8) is None
-    clip = HeldOut(1)[0]
-    true = torch.nn.functional.interpolate((torch.nn.functional.avg_pool2d(clip.mask, 8) > 0.4).float(), (128, 128))
-    assert metrics.iou(true, clip.mask) <= score_table.best_enlarged_iou(clip.mask, 8) < 1
-
-
-def test_telea_fills_the_region_and_keeps_the_rest():
-    clip = HeldOut(1)[0]
-    filled = baselines.telea(clip.source, clip.mask)
-    grown = torch.nn.functional.max_pool2d(clip.mask, 2 * baselines.GROW + 1, 1, baselines.GROW)
-    assert torch.equal(filled * (1 - grown), clip.source * (1 - grown))
-    inside = score_clip(filled, clip)["psnr_inside"]
-    assert inside > score_clip(clip.source, clip)["psnr_inside"] + 5

@@ -24,6 +24,7 @@ class Perfect:
 
     def propagate_clip(self, frames, keyframes, settings):
         self.runs += 1
+        self.asked = sorted(keyframes), settings.clip
         clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
         truth = (clip.target - fade).clamp(0, 1)
@@ -72,6 +73,31 @@ def test_drift_is_seen_and_confidence_judged(perfect):
     kept = {what: holds for what, _, _, holds in long_tables.promises(report)}
     assert kept["PSNR outside, last window minus first (dB)"] is False
     assert kept["rank correlation of confidence and quality"] is True
+
+
+def test_equal_frames_share_their_rank():
+    ranks = evaluate_long._ranks(torch.tensor([0.9, 1.0, 0.2, 0.9, 0.9]))
+    assert ranks.tolist() == [2, 4, 0, 2, 2]
+    made = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    errors = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]).view(-1, 1, 1, 1)
+
+    def told_apart(confidence):
+        result = SimpleNamespace(confidence=torch.tensor(confidence))
+        return evaluate_long._told_apart(result, made + errors, made, torch.ones(6, 1, 16, 16))
+
+    assert told_apart([1.0] * 6) is None, "ranks of nothing say nothing"
+    assert told_apart([0.6, 0.5, 0.4, 0.3, 0.2, 0.1]) == pytest.approx(1)
+    # two levels in the wrong order and the right one: the same size, whatever the frames' order
+    wrong, right = told_apart([0.5] * 3 + [1.0] * 3), told_apart([1.0] * 3 + [0.5] * 3)
+    assert right == pytest.approx(-wrong) and right == pytest.approx(27**0.5 / 35**0.5)
+
+
+def test_inner_keyframes_are_measured_with_both_ends_edited(perfect):
+    evaluate_long.measure(perfect, 1_000_000_003, 24, "inner keyframes", evaluate_long.PropagateSettings())
+    keyframes, settings = perfect.asked
+    assert keyframes == [0, 23] and settings.inner_keyframes
+    evaluate_long.measure(perfect, 1_000_000_003, 24, "two keyframes", evaluate_long.PropagateSettings())
+    assert perfect.asked[0] == [0, 23] and not perfect.asked[1].inner_keyframes
 
 
 def test_the_table_compares_the_same_clips():

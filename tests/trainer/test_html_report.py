@@ -8,7 +8,7 @@ import torch
 from trainer import html_charts
 from trainer.evaluation_clips import HeldOut
 from trainer.film_strip import MOST_FRAMES, film_strip
-from trainer.html_report import page, ranked
+from trainer.html_report import controls, page, ranked
 from trainer.score_table import combine, curves, score_clip
 
 
@@ -51,6 +51,18 @@ def test_charts_hold_every_clip_and_skip_what_is_empty():
     for low, high in ((0, 1), (17.2, 31.9), (0.00012, 0.0007), (-3, 250)):
         ticks = html_charts._ticks(low, high)
         assert 2 <= len(ticks) <= 9 and all(low <= t <= high for t in ticks)
+
+
+def test_a_control_that_failed_is_not_called_a_proof():
+    def said(drop, change):
+        values = {"clips": 2, "shuffled_source_drop": drop, "other_keyframe_change_inside": change}
+        return controls({"controls": values})
+
+    good, bad = said(5.0, 0.4), said(4.9, 0.0)
+    assert "falls by 5.0 dB: the background is read" in good and "0.4/255: the edit comes from the keyframe" in good
+    assert "failed" not in good and bad.count("this control failed") == 2 and "the edit comes" not in bad
+    assert "rises by 2.0 dB: this control failed" in said(-2.0, None)
+    assert said(None, None) == "<p>The controls were not run.</p>"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
