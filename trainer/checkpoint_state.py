@@ -8,7 +8,6 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
 A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
 """
 
-import hashlib
 import json
 import logging
 import os
@@ -23,64 +22,10 @@ from genprop_core.checkpoint import save_adapters
 from genprop_core.errors import GenPropError
 from genprop_core.files import atomic, load_tensors, open_tensors, save_tensors, write_json
 
+from .run_identity import check_same
+
 log = logging.getLogger(__name__)
 FORMAT = "genprop-training-state"
-# Settings that may differ between the saved run and the one that continues it: they do not change what a step does.
-FREE = {
-    "config",
-    "train_data_dir",
-    "val_data_dir",
-    "output_dir",
-    "init_adapters",
-    "val_out_dir",
-    "cache_dir",
-    "num_workers",
-    "epochs",
-    "max_steps",
-    "val_interval",
-    "num_inference_steps",
-    "guidance_scale",
-    "val_num_frames",
-    "fast_validation",
-    "save_interval",
-    "save_steps",
-    "keep",
-    "resume_from_checkpoint",
-    "reset_optimizer",
-    "tracker",
-    "wandb_project",
-    "wandb_entity",
-    "dry_run",
-    "gradient_checkpointing",
-    "batch_size",
-    "gradient_accumulation_steps",
-    "base",
-}
-# must agree even when only the weights are taken
-MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}
-# digests, and what it means that they differ; a run without a cache has none of the contents
-CLIPS = {
-    "clip_names": "the clips of --train_data_dir were others, by their names or tasks",
-    "clip_contents": "the clips of --train_data_dir, or the VAE that encodes them, had other contents",
-}
-
-
-def run_settings(args, global_batch: int, entries: list, fingerprint) -> dict:
-    """What makes two runs the same run, as JSON values. entries: `latent_cache.Entry` of the clips, in their order."""
-    values = {k: v for k, v in vars(args).items() if k not in FREE}
-    cached = all(e.path is not None for e in entries)
-    values |= {
-        "global_batch": global_batch,
-        "clips": len(entries),
-        "clip_names": _digest(f"{e.triple.name}: {e.triple.task}" for e in entries),
-        "clip_contents": _digest(e.path.name for e in entries) if cached else None,  # named by what it was made from
-        "base_fingerprint": f"{fingerprint.widths} {fingerprint.conv_in}",
-    }
-    return json.loads(json.dumps(values))
-
-
-def _digest(lines) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 class Checkpoints:
@@ -219,80 +164,7 @@ def _check(path: Path):
 
 
 def load(path: Path, settings: dict, only_weights: bool) -> tuple[dict[str, torch.Tensor], int]:
-    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run.
-
-    One that does not say which clips it saw, from before that was noted, is taken with a warning.
-    """
+    """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run."""
     note = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    saved = note["settings"]
-    keys = MODEL if only_weights else saved.keys() | settings.keys()
-    keys = keys - {k for k in CLIPS if saved.get(k) is None or settings.get(k) is None}
-    differs = [
-        CLIPS.get(k, f"{k} was {saved.get(k)}, now {settings.get(k)}")
-        for k in sorted(keys)
-        if saved.get(k) != settings.get(k)
-    ]
-    if not only_weights and "clip_names" not in saved:
-        log.warning("%s does not say which clips it was trained on: make sure that they are the same.", path)
-    if differs:
-        remedy = (
-            "Choose another checkpoint."
-            if only_weights
-            else ("Give the same settings, or --reset_optimizer to start a new run from its weights.")
-        )
-        raise GenPropError(f"The checkpoint {path} belongs to another configuration: {'; '.join(differs)}. {remedy}")
+    check_same(path, note["settings"], settings, only_weights)
     return load_tensors(path / "state.safetensors")[0], int(note["step"])
-
-
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor on the CPU; of one that is spread over processes (FSDP) all of it, so every process must call this."""
-    return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach().to("cpu", copy=True)
-
-
-def _like(value: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
-    """`value` placed like `tensor` (device, and spread over processes where that is)."""
-    if not hasattr(tensor, "full_tensor"):
-        return value.to(tensor.device)
-    from torch.distributed.tensor import distribute_tensor
-
-    return distribute_tensor(value.to(tensor.device), tensor.device_mesh, tensor.placements)
-
-
-def collect(parameters: dict[str, torch.Tensor], ema, optimizer, scaler=None) -> dict[str, torch.Tensor]:
-    """All tensors of a run's state. parameters: the trainable ones by name, in the EMA's order.
-
-    optimizer: None leaves its moments out. Where tensors are spread over processes, every process must call this.
-    """
-    tensors = {"random.torch": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors["random.cuda"] = torch.cuda.get_rng_state()
-    for (name, parameter), shadow in zip(parameters.items(), ema.shadow, strict=True):
-        tensors[f"model.{name}"], tensors[f"ema.{name}"] = whole(parameter), whole(shadow)
-        for key, value in (optimizer.state.get(parameter, {}) if optimizer is not None else {}).items():
-            tensors[f"optimizer.{name}.{key}"] = whole(torch.as_tensor(value))
-    for key, value in (scaler.state_dict() if scaler is not None else {}).items():
-        tensors[f"scaler.{key}"] = torch.tensor(value, dtype=torch.float64)
-    return tensors
-
-
-@torch.no_grad()
-def restore(tensors: dict[str, torch.Tensor], parameters: dict, ema, optimizer, scaler=None, only_weights=False):
-    """The inverse of `collect`, in place. only_weights starts a new run from the EMA weights: nothing else is taken."""
-    for (name, parameter), shadow in zip(parameters.items(), ema.shadow, strict=True):
-        shadow.copy_(_like(tensors[f"ema.{name}"], shadow))
-        parameter.copy_(_like(tensors[f"{'ema' if only_weights else 'model'}.{name}"], parameter))
-    if only_weights:
-        return
-    torch.set_rng_state(tensors["random.torch"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])
-    for name, parameter in parameters.items() if optimizer is not None else ():
-        prefix = f"optimizer.{name}."
-        moments = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-        if moments:  # AdamW keeps its step count as a float tensor on the CPU
-            optimizer.state[parameter] = {k: v if v.ndim == 0 else _like(v, parameter) for k, v in moments.items()}
-    scaling = {k.removeprefix("scaler."): v.item() for k, v in tensors.items() if k.startswith("scaler.")}
-    if scaler is not None and scaling:
-        scaler.load_state_dict(
-            {k: int(v) if k.startswith(("growth_interval", "_growth")) else v for k, v in scaling.items()}
-        )

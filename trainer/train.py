@@ -19,24 +19,24 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import DistributedType, gather_object, set_seed
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
 from genprop_core.base import load_base
-from genprop_core.checkpoint import load_adapters
 from genprop_core.conditioning import NOISE_AUGMENTATION, Condition, micro_conditions
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.losses import LossSettings
-from trainer import arguments, checkpoint_state, gradient_checkpointing
+from trainer import arguments, checkpoint_state, gradient_checkpointing, state_tensors
 from trainer.dataset import find_triples
 from trainer.encoder import Encoder
 from trainer.latent_cache import LatentCache, without_cache
-from trainer.logs import Live, RunLog, check_tracker, mean_over_processes
+from trainer.logs import Live, RunLog, mean_over_processes
 from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
+from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
+from trainer.setting_up import make_accelerator, new_adapters
 from trainer.step import StepSettings, loss_terms, selectivity
 from trainer.validation import Validator
 from trainer.windows import Windows, check_sizes, loader, to_device
@@ -85,64 +85,6 @@ def learning_rate(step: int, args, total: int) -> float:
         args.lr
         * {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[args.lr_scheduler]
     )
-
-
-def make_accelerator(args) -> Accelerator:
-    check_tracker(args.tracker)
-    try:
-        accelerator = Accelerator(
-            mixed_precision=args.mixed_precision,
-            gradient_accumulation_steps=args.gradient_accumulation_steps,
-            log_with=None if args.tracker == "none" else args.tracker,
-            project_dir=args.output_dir,
-        )
-    except ValueError as error:  # a precision that the device cannot do
-        raise GenPropError(f"{error} Choose another --mixed_precision.") from None
-    if (
-        accelerator.distributed_type == DistributedType.FSDP
-        and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
-    ):
-        raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
-    tell_deepspeed(accelerator, args)
-    return accelerator
-
-
-def tell_deepspeed(accelerator, args):
-    """Gives DeepSpeed, where it is used, the run's own settings. It clips gradients by itself, looks for the batch size
-    in a data loader, which Accelerate is not given here, and counts accumulation as `accelerate launch` was told."""
-    plugin = accelerator.state.deepspeed_plugin
-    if plugin is None:
-        return
-    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
-    plugin.deepspeed_config.update(
-        train_micro_batch_size_per_gpu=args.batch_size,
-        gradient_accumulation_steps=args.gradient_accumulation_steps,
-        gradient_clipping=args.max_grad_norm,
-    )
-
-
-def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
-    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the four settings of their form that
-    were not given."""
-    file = None if args.init_adapters is None else load_adapters(args.init_adapters)
-    form = dict(arguments.FORM)
-    if file is not None:
-        file.check(base.fingerprint())
-        config = file.adapters.config
-        form = {"sce": config.sce, "num_blocks": config.num_blocks}
-        form |= {name: "on" if getattr(config, name) else "off" for name in ("injection_norm", "selection")}
-    given = {name: getattr(args, name) for name in form if getattr(args, name) is not None}
-    other = [f"--{name} {form[name]}, not {value}" for name, value in given.items() if value != form[name]]
-    if file is not None and other:
-        raise GenPropError(
-            f"Expected the form of the adapters in {args.init_adapters}: {', '.join(other)}. Leave these settings out."
-        )
-    vars(args).update(form | given)
-    if file is not None:
-        return file.adapters, file.digest
-    switches = {name: getattr(args, name) == "on" for name in ("injection_norm", "selection")}
-    made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, **switches)
-    return made, None
 
 
 def load_data(args, accelerator, base, encoder):
@@ -217,13 +159,13 @@ def run(args):
 
     # state
     checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
-    identity = checkpoint_state.run_settings(args, batch_plan.size, entries, fingerprint)
+    identity = run_settings(args, batch_plan.size, entries, fingerprint)
     found, step = checkpoints.find(args.resume_from_checkpoint), 0
     # DeepSpeed spreads the moments in a way that only it can gather: they are left out there, and start anew
     moments = None if accelerator.distributed_type == DistributedType.DEEPSPEED else optimizer
     if found is not None:
         tensors, step = checkpoint_state.load(found, identity, args.reset_optimizer)
-        checkpoint_state.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
+        state_tensors.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
     if args.reset_optimizer:
@@ -235,12 +177,12 @@ def run(args):
         """The EMA weights as adapters of their own."""
         with torch.random.fork_rng(devices=[]):  # new modules draw weights; the run's random state stays as it is
             made = GenPropAdapters(adapters.config)
-        frozen = {n: checkpoint_state.whole(p) for n, p in live.items() if n not in parameters}
-        made.load_state_dict(frozen | {n: checkpoint_state.whole(v) for n, v in zip(names, ema.shadow)})
+        frozen = {n: state_tensors.whole(p) for n, p in live.items() if n not in parameters}
+        made.load_state_dict(frozen | {n: state_tensors.whole(v) for n, v in zip(names, ema.shadow)})
         return made
 
     def save():
-        state = checkpoint_state.collect(parameters, ema, moments, accelerator.scaler)
+        state = state_tensors.collect(parameters, ema, moments, accelerator.scaler)
         weights = averaged()
         if accelerator.is_main_process:
             provenance = {

@@ -165,7 +165,7 @@ def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
     from accelerate.utils import DeepSpeedPlugin
 
     from trainer import arguments
-    from trainer.train import tell_deepspeed
+    from trainer.setting_up import tell_deepspeed
 
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # what `accelerate launch` says by default
     args = arguments.parse(words(batch_size=2, gradient_accumulation_steps=3, max_grad_norm=0.25))

@@ -1,0 +1,69 @@
+"""What a run starts with: Accelerate as its settings ask for it, and the adapters that are trained."""
+
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.checkpoint import load_adapters
+from genprop_core.errors import GenPropError
+
+from . import arguments
+from .logs import check_tracker
+
+
+def make_accelerator(args) -> Accelerator:
+    check_tracker(args.tracker)
+    try:
+        accelerator = Accelerator(
+            mixed_precision=args.mixed_precision,
+            gradient_accumulation_steps=args.gradient_accumulation_steps,
+            log_with=None if args.tracker == "none" else args.tracker,
+            project_dir=args.output_dir,
+        )
+    except ValueError as error:  # a precision that the device cannot do
+        raise GenPropError(f"{error} Choose another --mixed_precision.") from None
+    if (
+        accelerator.distributed_type == DistributedType.FSDP
+        and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
+    ):
+        raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
+    tell_deepspeed(accelerator, args)
+    return accelerator
+
+
+def tell_deepspeed(accelerator, args):
+    """Gives DeepSpeed, where it is used, the run's own settings. It clips gradients by itself, looks for the batch size
+    in a data loader, which Accelerate is not given here, and counts accumulation as `accelerate launch` was told."""
+    plugin = accelerator.state.deepspeed_plugin
+    if plugin is None:
+        return
+    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
+    plugin.deepspeed_config.update(
+        train_micro_batch_size_per_gpu=args.batch_size,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        gradient_clipping=args.max_grad_norm,
+    )
+
+
+def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
+    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the four settings of their form that
+    were not given."""
+    file = None if args.init_adapters is None else load_adapters(args.init_adapters)
+    form = dict(arguments.FORM)
+    if file is not None:
+        file.check(base.fingerprint())
+        config = file.adapters.config
+        form = {"sce": config.sce, "num_blocks": config.num_blocks}
+        form |= {name: "on" if getattr(config, name) else "off" for name in ("injection_norm", "selection")}
+    given = {name: getattr(args, name) for name in form if getattr(args, name) is not None}
+    other = [f"--{name} {form[name]}, not {value}" for name, value in given.items() if value != form[name]]
+    if file is not None and other:
+        raise GenPropError(
+            f"Expected the form of the adapters in {args.init_adapters}: {', '.join(other)}. Leave these settings out."
+        )
+    vars(args).update(form | given)
+    if file is not None:
+        return file.adapters, file.digest
+    switches = {name: getattr(args, name) == "on" for name in ("injection_norm", "selection")}
+    made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, **switches)
+    return made, None
