@@ -19,7 +19,7 @@ from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
 from trainer.mini.base import make_condition, several_keyframes
 from trainer.mini.curves import FOLDER
-from trainer.mini.export import export, provenance_of
+from trainer.mini.export import curve_name, export, provenance_of
 from trainer.mini.stage import EMA, Stage, read_log
 
 
@@ -141,6 +141,15 @@ def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_i
     save_tensors(work / "vae.safetensors", {k: v + 1 for k, v in vae.items()}, {})
     with pytest.raises(GenPropError, match=r"Expected vae\.jsonl.*Run: python -m trainer\.mini vae --work"):
         export(work, assets, curves)
+
+
+def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
+    first, second = ('{"step": 0, "started_from": "%s"}\n' % digest for digest in "ab")
+    assert curve_name(tmp_path, "base", '{"step": 100}\n') == "base"
+    assert curve_name(tmp_path, "base", first) == "base_continued"
+    (tmp_path / "base_continued.jsonl").write_text(first + '{"step": 100}\n')
+    assert curve_name(tmp_path, "base", first + '{"step": 200}\n') == "base_continued"
+    assert curve_name(tmp_path, "base", second) == "base_continued_2"
 
 
 def test_without_pairs_and_a_vae_nobody_waits(tmp_path, capsys, monkeypatch):

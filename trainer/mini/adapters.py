@@ -105,6 +105,8 @@ def train(
         stage.log(check=facts)
         return facts
 
+    if found is not None and stage.step == 0:
+        stage.log(started_from=found.digest)
     without_grad = replace(SETTINGS, loss=replace(SETTINGS.loss, beta_grad=0.0))
     saved, running, counted = stage.elapsed, {}, 0
     with attach(unet, adapters.config.num_blocks) as taps:

@@ -23,6 +23,7 @@ from genprop_core.conditioning import (
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from genprop_core.unet import denoise
+from trainer.encoder import weights_digest
 
 from .cache import FPS, MOTION_BUCKET, Pairs
 from .precision import autocast
@@ -125,6 +126,8 @@ def train(folder, minutes, seed=0, start=None):
     ema = EMA(unet.parameters(), 0.999)
     pairs = wait_for_pairs(folder)
     stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema)
+    if start is not None and stage.step == 0:
+        stage.log(started_from=weights_digest(unet))
     saved, running = stage.elapsed, []
     while stage.progress < 1:
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)

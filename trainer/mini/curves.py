@@ -15,7 +15,7 @@ PANELS = (
     ("adapters", "mask", "adapters: loss inside the mask"),
     ("adapters", "mpd", "adapters: mask decoder's loss"),
 )
-CONTINUED = "continued"  # the stage's name with this behind it: a run of the trainer that went on from it
+CONTINUED = "continued"  # the stage's name with this behind it, then _2 and so on: a run that went on from it
 EVERY = 100  # steps whose mean is one point
 
 
@@ -43,10 +43,8 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.2), constrained_layout=True)
     for axis, (stage, key, title) in zip(axes, PANELS):
         begin = 0
-        for name in (stage, f"{stage}_{CONTINUED}"):
-            if name != stage and not (Path(folder) / f"{name}.jsonl").exists():
-                continue
-            rows = [row for row in read(Path(folder) / f"{name}.jsonl") if key in row]
+        for path in [Path(folder) / f"{stage}.jsonl", *sorted(Path(folder).glob(f"{stage}_{CONTINUED}*.jsonl"))]:
+            rows = [row for row in read(path) if key in row]
             axis.plot([begin + r["step"] for r in rows], [r[key] for r in rows], linewidth=1)
             begin += rows[-1]["step"]
         axis.set(title=title, xlabel="step")

@@ -1,5 +1,6 @@
 """Puts trained stages together into the files that ship: the mini's base and adapters, and the sample clip."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +13,7 @@ from genprop_core.video_io import write_image, write_video
 
 from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
-from .curves import FOLDER, plot
+from .curves import CONTINUED, FOLDER, plot
 from .shape import new_image_encoder, new_unet
 from .stage import read_log
 
@@ -72,6 +73,21 @@ def export_sample(folder=SAMPLE, seed=SAMPLE_SEED):
     write_image(folder / "keyframe.png", frames(clip.target)[0])
 
 
+def curve_name(curves, stage: str, rows: str) -> str:
+    """The name of a run's curve in `curves`: the stage's, or for one that went on from weights the next of its kind.
+
+    rows: the run's log. Exported again, or after more steps, a run keeps its name.
+    """
+    first = rows.splitlines()[0]
+    if "started_from" not in json.loads(first):
+        return stage
+    for number in itertools.count(1):
+        name = f"{stage}_{CONTINUED}" + (f"_{number}" if number > 1 else "")
+        path = Path(curves) / f"{name}.jsonl"
+        if not path.exists() or path.read_text(encoding="utf-8").startswith(first):
+            return name
+
+
 def export(folder, assets=ASSETS, curves=FOLDER):
     """Everything that ships, into `assets`, and the training curves as JSON lines into `curves`.
 
@@ -88,8 +104,8 @@ def export(folder, assets=ASSETS, curves=FOLDER):
     shutil.copyfile(adapters, shipped)
     export_sample(sample)
     curves.mkdir(parents=True, exist_ok=True)
-    for name in (*PARTS, "adapters"):
-        if (folder / f"{name}.jsonl").exists():
-            rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, name))
-            (curves / f"{name}.jsonl").write_text(rows, encoding="utf-8")
+    for stage in (*PARTS, "adapters"):
+        if (folder / f"{stage}.jsonl").exists():
+            rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, stage))
+            (curves / f"{curve_name(curves, stage, rows)}.jsonl").write_text(rows, encoding="utf-8")
     plot(curves, curves / "curves.png")
