@@ -144,7 +144,7 @@ def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_i
 
 
 def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
-    first, second = ('{"step": 0, "started_from": "%s"}\n' % digest for digest in "ab")
+    first, second = (json.dumps({"step": 0, "started_from": digest}) + "\n" for digest in "ab")
     assert curve_name(tmp_path, "base", '{"step": 100}\n') == "base"
     assert curve_name(tmp_path, "base", first) == "base_continued"
     (tmp_path / "base_continued.jsonl").write_text(first + '{"step": 100}\n')
