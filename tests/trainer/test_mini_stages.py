@@ -110,8 +110,7 @@ def test_adapters_take_over_what_fits_of_earlier_ones():
     for parameter in earlier.parameters():
         torch.nn.init.normal_(parameter)
     same, other = (GenPropAdapters.from_unet(unet, injection_norm=n) for n in (True, False))
-    take_over(same, earlier)
-    take_over(other, earlier)
+    assert take_over(same, earlier) and not take_over(other, earlier)
     expected = earlier.state_dict()
     assert all(v.equal(expected[k]) for k, v in same.state_dict().items())
     fresh = {k for k, v in other.state_dict().items() if k not in expected or not v.equal(expected[k])}

@@ -21,6 +21,7 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters)"
     )
+    parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (stage adapters)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args(argv)
     return exit_code(lambda: _run(arguments), "the same command goes on from what was saved")
@@ -54,6 +55,8 @@ def _run(arguments):
     else:
         from .adapters import train
     extra = {} if arguments.stage == "vae" else {"start": arguments.start}
+    if arguments.stage == "adapters" and arguments.selective is not None:
+        extra["selective"] = arguments.selective
     print(train(arguments.work, arguments.minutes, arguments.seed, **extra))
 
 

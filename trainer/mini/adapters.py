@@ -16,6 +16,7 @@ from .shape import new_unet
 from .stage import EMA, Stage
 
 PEAK_RATE = 1e-3
+CONTINUED_RATE = 4e-4  # peak, where trained injections go on
 NEW_LAYERS = 3.0  # what starts from nothing (all but the SCE) learns faster than the copied weights
 BATCH = 2  # every pixel of every frame is an example: more steps beat larger batches
 COPY_SHARE, RAMP_SHARE = 0.08, 0.25
@@ -47,6 +48,7 @@ def take_over(adapters, earlier):
     """Gives `adapters` the weights of `earlier` ones.
 
     Injections with a norm are no start for ones without, since what they are given has another scale: they stay fresh.
+    Returns whether the injections were taken over too.
     """
     state = earlier.state_dict()
     if earlier.config.injection_norm != adapters.config.injection_norm:
@@ -54,6 +56,7 @@ def take_over(adapters, earlier):
         state = {k: v for k, v in state.items() if not k.startswith("injections.")}
         state |= {k: v for k, v in own.items() if k.startswith("injections.")}
     adapters.load_state_dict(state)
+    return earlier.config.injection_norm == adapters.config.injection_norm
 
 
 def state_name(config: dict) -> str:
@@ -61,12 +64,21 @@ def state_name(config: dict) -> str:
 
 
 def train(
-    folder, minutes, seed=0, start=None, base_folder=None, steps=None, shares=(COPY_SHARE, RAMP_SHARE), **config
+    folder,
+    minutes,
+    seed=0,
+    start=None,
+    selective=SELECTIVE,
+    base_folder=None,
+    steps=None,
+    shares=(COPY_SHARE, RAMP_SHARE),
+    **config,
 ):
     """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
 
-    start: an adapter file to go on from with a fresh optimiser; without one they start fresh. base_folder: where
-    base.safetensors and the cache are, `folder` by default. shares: of `selectivity`. config: of AdapterConfig
+    start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on can
+    copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the mask
+    rise to. base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig
     (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
@@ -75,8 +87,9 @@ def train(
     unet.eval().requires_grad_(False)
     adapters = GenPropAdapters.from_unet(unet, **config)
     found = None if start is None else load_adapters(start)
-    if found is not None:
-        take_over(adapters, found.adapters)
+    peak = PEAK_RATE
+    if found is not None and take_over(adapters, found.adapters):
+        peak, shares = CONTINUED_RATE, (0.0, 0.0)
     trainable = adapters.trainable()
     copied = [p for p in adapters.sce.parameters() if p.requires_grad]
     groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
@@ -85,7 +98,7 @@ def train(
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)
     stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
-    provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, **config}
+    provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, "selective": selective, **config}
     if found is not None:
         provenance["started_from"] = found.digest
 
@@ -114,11 +127,11 @@ def train(
             g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
             rows = torch.randint(CHECK, len(pairs), (BATCH,), generator=g)
             batch = pairs.batch(rows, torch.rand(BATCH, generator=g) < 0.5)
-            rate = stage.learning_rate(PEAK_RATE)
+            rate = stage.learning_rate(peak)
             settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
             seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
-            selective = SELECTIVE * selectivity(stage.progress, 1, *shares)
-            terms = _terms(unet, taps, adapters, batch, seeds, settings, selective)
+            share = selective * selectivity(stage.progress, 1, *shares)
+            terms = _terms(unet, taps, adapters, batch, seeds, settings, share)
             norm = stage.descend(terms["total"])
             for key, value in (terms | {"norm": norm}).items():
                 running[key] = running.get(key, 0.0) + value.item()
