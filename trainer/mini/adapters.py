@@ -76,9 +76,9 @@ def train(
 ):
     """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
 
-    start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on can
-    copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the mask
-    rise to. base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig
+    start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on
+    can copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the
+    mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig
     (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
@@ -98,7 +98,8 @@ def train(
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)
     stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
-    provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, "selective": selective, **config}
+    provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, "selective": selective}
+    provenance |= config
     if found is not None:
         provenance["started_from"] = found.digest
 
