@@ -86,7 +86,7 @@ class AdapterConfig:
     sce: "static" (runs once per window) or "fused" (runs at every step, on the UNet's own first features too).
     taps: "skips" (conv_in, every layer and downsampler) or "blocks" (only the last output of every copied block).
     injection_norm: whether an injection layer normalises the SCE's feature before its convolution (GroupNorm). It takes
-        away how strong the contrast of a frame is, so it is off; docs/mini.md has the measurement.
+        away how strong the contrast of a frame is, so it is off; docs/mini.md says more.
     selection: whether a map of what to keep, made from the SCE's features, multiplies what is injected.
     tasks: names of the learned task embeddings, in the order of their rows.
     """
