@@ -24,10 +24,21 @@ def weights_digest(*modules) -> str:
 class Encoder:
     """A base's VAE and CLIP. They are on the device within `with encoder:` only, so that training has the memory."""
 
-    def __init__(self, base, device, corrupt: str = "none", dtype: torch.dtype = torch.float32, resident: bool = False):
-        """corrupt: "blur", "black" or "none"; dtype: of the latents; resident: stay on the device for good."""
+    def __init__(
+        self,
+        base,
+        device,
+        corrupt: str = "none",
+        dtype: torch.dtype = torch.float32,
+        resident: bool = False,
+        bfloat16: bool = False,
+    ):
+        """corrupt: "blur", "black" or "none"; dtype: of the latents; resident: stay on the device for good.
+
+        bfloat16: let the VAE compute in it. float16 is not offered: SVD's VAE overflows in it.
+        """
         self.vae, self.image_encoder, self.device = base.vae, base.image_encoder, torch.device(device)
-        self.corrupt, self.dtype, self.resident = corrupt, dtype, resident
+        self.corrupt, self.dtype, self.resident, self.bfloat16 = corrupt, dtype, resident, bfloat16
         if resident:
             self._move(self.device)
         self.digest = weights_digest(self.vae, self.image_encoder)
@@ -54,13 +65,17 @@ class Encoder:
         seed = derive("augmentation", name) % 2**31
         noisy = cond.augment_keyframe(target * 2 - 1, cond.NOISE_AUGMENTATION, seed)
         window = {
-            "source": cond.encode_frames(self.vae, source * 2 - 1, scaled=True, chunk=CHUNK),
-            "target": cond.encode_frames(self.vae, target * 2 - 1, scaled=True, chunk=CHUNK),
-            "key": cond.encode_frames(self.vae, noisy, scaled=False, chunk=CHUNK),
+            "source": self._latents(source * 2 - 1, scaled=True),
+            "target": self._latents(target * 2 - 1, scaled=True),
+            "key": self._latents(noisy, scaled=False),
             "mask": cond.mask_to_latents(mask),
             "clip": cond.clip_embedding(self.image_encoder, target * 2 - 1)[:, 0],
         }
         if self.corrupt != "none":
             hidden = cond.hide(source, mask, self.corrupt)
-            window["corrupt"] = cond.encode_frames(self.vae, hidden * 2 - 1, scaled=True, chunk=CHUNK)
+            window["corrupt"] = self._latents(hidden * 2 - 1, scaled=True)
         return {k: v.to(self.dtype) for k, v in window.items()}
+
+    def _latents(self, frames: torch.Tensor, scaled: bool) -> torch.Tensor:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return cond.encode_frames(self.vae, frames, scaled=scaled, chunk=CHUNK)

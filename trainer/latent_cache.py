@@ -63,7 +63,7 @@ class LatentCache:
         encoder = self.encoder
         digest.update(
             f"{VERSION}/{triple.name}/{self.resolution}/{self.multiple}/{encoder.digest}/{encoder.corrupt}/"
-            f"{encoder.dtype}".encode()
+            f"{encoder.dtype}{'/computed in bfloat16' * encoder.bfloat16}".encode()
         )
         return self.folder / f"{digest.hexdigest()[:32]}.safetensors"
 

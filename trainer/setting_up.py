@@ -1,5 +1,6 @@
-"""What a run starts with: Accelerate as its settings ask for it, and the adapters that are trained."""
+"""What a run starts with: Accelerate as its settings ask for it, the encoder, and the adapters that are trained."""
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
@@ -8,6 +9,7 @@ from genprop_core.checkpoint import load_adapters
 from genprop_core.errors import GenPropError
 
 from . import arguments
+from .encoder import Encoder
 from .logs import check_tracker
 
 
@@ -67,3 +69,10 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
     switches = {name: getattr(args, name) == "on" for name in ("injection_norm", "selection")}
     made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, **switches)
     return made, None
+
+
+def make_encoder(args, base, device) -> Encoder:
+    """The base's VAE and CLIP as the run asks for them: in a bf16 run the VAE computes in it too."""
+    kept = torch.float32 if args.mixed_precision == "no" else torch.float16
+    bfloat16 = args.mixed_precision == "bf16"
+    return Encoder(base, device, args.corrupt_source, kept, resident=args.cache_dir is None, bfloat16=bfloat16)

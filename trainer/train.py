@@ -29,14 +29,13 @@ from genprop_core.errors import GenPropError, exit_code
 from genprop_core.losses import LossSettings
 from trainer import arguments, checkpoint_state, gradient_checkpointing, state_tensors
 from trainer.dataset import find_triples
-from trainer.encoder import Encoder
 from trainer.latent_cache import LatentCache, without_cache
 from trainer.logs import Live, RunLog, mean_over_processes
 from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
-from trainer.setting_up import make_accelerator, new_adapters
+from trainer.setting_up import make_accelerator, make_encoder, new_adapters
 from trainer.step import StepSettings, loss_terms, selectivity
 from trainer.validation import Validator
 from trainer.windows import Windows, check_sizes, loader, to_device
@@ -124,8 +123,7 @@ def run(args):
     fingerprint, device = base.fingerprint(), accelerator.device
 
     # data
-    kept = torch.float32 if args.mixed_precision == "no" else torch.float16
-    encoder = Encoder(base, device, args.corrupt_source, kept, resident=args.cache_dir is None)
+    encoder = make_encoder(args, base, device)
     validator = Validator(args, find_triples(args.val_data_dir), base, accelerator) if args.val_interval else None
     entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)

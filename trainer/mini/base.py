@@ -2,7 +2,9 @@
 
 Beside one keyframe for all frames, as SVD has it, a share of the samples has several, and every frame is shown the one
 nearest to it. So the mini learns to draw exactly what a frame's own image condition holds; having seen nothing but one
-frame repeated, a UNet of 6.7 M parameters cannot. `inner_keyframes` asks for the same.
+frame repeated, a UNet of 6.7 M parameters cannot. `inner_keyframes` asks for the same. Another share has every frame
+itself, with the first frame in the place of a moving region: so the mini learns that a part of what it is shown stands
+still while the rest moves, and to carry the one along with the other.
 """
 
 import time
@@ -34,7 +36,8 @@ PEAK_RATE = 8e-4
 CONTINUED_RATE = 5e-4  # peak, where trained weights go on
 BATCH = 4
 DROPOUT = 0.1
-SEVERAL = 0.6  # share of the samples with two keyframes or more
+PARTS = 0.5  # share of the samples that are shown the keyframe in one region and each frame itself elsewhere
+SEVERAL = 0.6  # of the others, share of the samples with two keyframes or more
 CHECK = 24  # the first pairs of the cache are kept for the curve
 
 
@@ -89,7 +92,17 @@ def several_keyframes(condition: Condition, clean, generator, share: float) -> C
     return replace(condition, image_latents=image)
 
 
-def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL):
+def keyframe_in_part(condition: Condition, clean, region, generator, share: float) -> Condition:
+    """The condition with the keyframe in a region and each frame itself elsewhere, in `share` of the samples.
+
+    clean: scaled latents [B,T,4,h,w] of the clip; region: [B,T,1,h,w] in [0,1].
+    """
+    chosen = edm.expand(torch.rand(len(clean), generator=generator) < share, clean)
+    shown = torch.lerp(clean / SCALING, condition.image_latents, region)
+    return replace(condition, image_latents=torch.where(chosen, shown, condition.image_latents))
+
+
+def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL, parts=PARTS):
     clean = batch["target"]
     count = len(clean)
     sigma = edm.training_sigmas(count, generator)
@@ -97,21 +110,23 @@ def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL):
     drop = torch.rand(count, generator=generator) < drop_rate
     with autocast():
         condition = several_keyframes(make_condition(batch), clean, generator, several)
+        # the mask of another pair: where something moves, but not where this clip was edited
+        condition = keyframe_in_part(condition, clean, batch["mask"].roll(1, 0), generator, parts)
         denoised = denoise(unet, noisy, sigma, condition, drop=drop)
     return ((denoised - clean).square() * edm.expand(edm.loss_weight(sigma), clean)).mean()
 
 
 @torch.no_grad()
 def _check(unet, pairs):
-    """Mean loss on the pairs kept for the curve, with one keyframe, and with several."""
+    """Mean loss on the pairs kept for the curve: with one keyframe, with several, and with one in a region."""
 
-    def mean(several):
+    def mean(several, parts=0.0):
         g = torch.Generator().manual_seed(1)
         batches = (pairs.batch(rows, torch.zeros(8, dtype=torch.bool)) for rows in torch.arange(CHECK).split(8))
-        losses = [_loss(unet, batch, g, 0.0, several).item() for batch in batches]
+        losses = [_loss(unet, batch, g, 0.0, several, parts).item() for batch in batches]
         return sum(losses) / len(losses)
 
-    return {"check": mean(0.0), "check_several": mean(1.0)}
+    return {"check": mean(0.0), "check_several": mean(1.0), "check_parts": mean(0.0, 1.0)}
 
 
 def train(folder, minutes, seed=0, start=None):
