@@ -17,7 +17,7 @@ from trainer.mini import base
 from trainer.mini.__main__ import main
 from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
-from trainer.mini.base import make_condition, several_keyframes
+from trainer.mini.base import keyframe_in_part, make_condition, several_keyframes
 from trainer.mini.curves import FOLDER
 from trainer.mini.export import curve_name, export, provenance_of
 from trainer.mini.stage import EMA, Stage, read_log
@@ -93,6 +93,23 @@ def test_with_several_keyframes_every_frame_is_shown_one_near_to_it():
         distance = (torch.arange(8)[:, None] - keys[None]).abs()
         assert (row - torch.arange(8)).abs().equal(distance.amin(dim=1))
     mixed = several_keyframes(condition, clean, g, 0.5).image_latents
+    alone = (mixed == condition.image_latents).flatten(1).all(1).sum()
+    assert 16 < alone < 48 and condition.image_latents.max() == -1  # the given condition stays as it is
+
+
+def test_with_the_keyframe_in_a_part_the_rest_shows_each_frame_itself():
+    g = torch.Generator().manual_seed(0)
+    clean = torch.randn(64, 8, 4, 2, 2, generator=g)
+    batch = {"target": clean, "source": clean, "image": torch.full((64, 4, 2, 2), -1.0), "clip": torch.zeros(64, 1, 8)}
+    condition = make_condition(batch)
+    region = torch.zeros(64, 8, 1, 2, 2)
+    region[:, 3:, :, 0] = 1
+    assert keyframe_in_part(condition, clean, region, g, 0.0).image_latents.equal(condition.image_latents)
+    shown = keyframe_in_part(condition, clean, region, g, 1.0).image_latents
+    assert (shown[:, 3:, :, 0] == -1).all()
+    torch.testing.assert_close(shown[:, 3:, :, 1] * SCALING, clean[:, 3:, :, 1])
+    torch.testing.assert_close(shown[:, :3] * SCALING, clean[:, :3])
+    mixed = keyframe_in_part(condition, clean, region, g, 0.5).image_latents
     alone = (mixed == condition.image_latents).flatten(1).all(1).sum()
     assert 16 < alone < 48 and condition.image_latents.max() == -1  # the given condition stays as it is
 
