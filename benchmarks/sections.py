@@ -158,6 +158,7 @@ def scores(report: dict) -> str:
         *interval[k]["interval"], d=METRICS[k].digits) for k in keys]  # fmt: skip
     rows.insert(1, ["95% interval", *cells])
     gone = "\n".join(f"- {METRICS[k].label}: {why}" for k, why in report.get("missing", {}).items())
+    steps = f"{report['steps']} steps, " if "steps" in report else ""
     drop = report["controls"].get("shuffled_source_drop")
     change = report["controls"].get("other_keyframe_change_inside")
     said = "" if drop is None or change is None else (
@@ -166,7 +167,8 @@ def scores(report: dict) -> str:
     )  # fmt: skip
     head = (
         f"## Scores of the mini\n\n{report['clips']} held-out clips of {report['frames']} frames, without compositing, "
-        f"mean over clips, beside floors and baselines. Checkpoint `{report['checkpoint']}`, seed {report['seed']}."
+        f"{steps}mean over clips, beside floors and baselines. Checkpoint `{report['checkpoint']}`, "
+        f"seed {report['seed']}."
     )
     read = (
         "*Removed* counts a clip whose masked region is nearer to the truth than to the source in every frame. Plain "

@@ -30,7 +30,7 @@ class PropagateSettings:
     clip: what is done with clips longer than a window; its window, size and seed come from here.
     """
 
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: SamplerSettings = SamplerSettings(steps=None)
     task: str = "remove"
     width: int | None = None
     height: int | None = None
@@ -156,6 +156,13 @@ class GenProp:
         with self.placement.use(self.base.unet, *own):
             return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, features)
 
+    def resolved(self, settings: PropagateSettings | None = None) -> PropagateSettings:
+        """The settings with the base's number of denoising steps where they name none."""
+        settings = settings or PropagateSettings()
+        if settings.sampler.steps is not None:
+            return settings
+        return replace(settings, sampler=replace(settings.sampler, steps=self.base.defaults.steps))
+
     def _clip_settings(self, frames, settings: PropagateSettings) -> ClipSettings:
         size = self.working_size(*frames.shape[-2:], settings)
         return replace(settings.clip, window=settings.window, seed=settings.seed, size=size)
@@ -171,7 +178,7 @@ class GenProp:
         noise: unit noise in pieces [1,t,4,h,w] that cover the clip, instead of the seed's. mask: [1 or T,1,H,W] instead
         of the predicted one, or joined with it. Nothing is composited, and the frames keep every bit.
         """
-        settings = settings or PropagateSettings()
+        settings = self.resolved(settings)
         check_clip(frames)
         windows, clip = HeadlessWindows(self, settings), self._clip_settings(frames, settings)
         stretched = Fit(tuple(frames.shape[-2:]), clip.size, clip.size)
@@ -192,7 +199,7 @@ class GenProp:
         self, frames, keyframes, settings: PropagateSettings | None = None, mask=None, progress=None
     ) -> ClipResult:
         """Like `propagate`, for clips to keep: the result is uint8 at the source's size, after all of settings.clip."""
-        settings = settings or PropagateSettings()
+        settings = self.resolved(settings)
         check_clip(frames)
         windows = HeadlessWindows(self, settings)
         result = propagate_clip(windows, frames, keyframes, self._clip_settings(frames, settings), mask, progress)

@@ -22,7 +22,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def settings_of(arguments) -> PropagateSettings:
-    if arguments.steps < 1:
+    if arguments.steps is not None and arguments.steps < 1:
         raise GenPropError(f"--steps must be at least 1, got {arguments.steps}.")
     sampler = SamplerSettings(
         arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, guide=arguments.guide
@@ -116,7 +116,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
 
     settings: PropagateSettings; facts: more to write into metrics.json.
     """
-    frames, out = files.frames, arguments.out
+    frames, out, settings = files.frames, arguments.out, model.resolved(settings)
     height, width = model.working_size(*frames.shape[-2:], settings)
     keyframe = next(iter(files.keyframes.values()))
     if keyframe.shape[-2:] != frames.shape[-2:]:
@@ -149,7 +149,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         "re_edit": [list(stretch) for stretch in result.doubtful],
         "uneven_timing": files.video.uneven,
         "notes": notes,
-        "settings": json.loads(json.dumps(vars(arguments), default=str)),
+        "settings": json.loads(json.dumps(vars(arguments) | {"steps": settings.sampler.steps}, default=str)),
         **(facts or {}),
     }
     write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")

@@ -18,7 +18,8 @@ GUIDES = ("edit", "everywhere")
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """steps: of the solver; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
+    """steps: of the solver, None for the base's own number, which `GenProp` knows; min_cfg, max_cfg: guidance at the
+    first and last frame; strength: of the injections.
 
     sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
     dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is
@@ -28,7 +29,7 @@ class SamplerSettings:
     "everywhere" is SVD's own way, and what adapters without a selection do.
     """
 
-    steps: int = 25
+    steps: int | None = 25
     min_cfg: float = 1.0
     max_cfg: float = 3.0
     strength: float = 1.0
@@ -38,6 +39,8 @@ class SamplerSettings:
     guide: str = "edit"
 
     def __post_init__(self):
+        if self.steps is not None and self.steps < 1:
+            raise GenPropError(f"Expected at least 1 denoising step, got {self.steps}.")
         if self.solver not in SOLVERS:
             raise GenPropError(f"Expected a solver of {', '.join(SOLVERS)}, got {self.solver!r}.")
         if self.guide not in GUIDES:

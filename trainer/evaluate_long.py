@@ -122,7 +122,7 @@ def parse(argv=None):
                         help="clips for the variants other than the first two (default: %(default)s)")  # fmt: skip
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME",
                         help="of: " + ", ".join(VARIANTS))  # fmt: skip
-    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 8 for the mini)")
     parser.add_argument("--solver", default="euler", help="of the sampler (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--device", default="cpu")
@@ -137,10 +137,8 @@ def run(arguments) -> dict:
             f"Expected at least 1 clip of {2 * FRAMES} frames, got {arguments.clips} of {arguments.frames}."
         )
     model = GenProp.from_files(arguments.base, arguments.adapters, device=arguments.device)
-    settings = PropagateSettings(
-        sampler=SamplerSettings(steps=arguments.steps, solver=arguments.solver), width=SIZE, height=SIZE,
-        seed=arguments.seed,
-    )  # fmt: skip
+    sampler = SamplerSettings(steps=arguments.steps, solver=arguments.solver)
+    settings = model.resolved(PropagateSettings(sampler=sampler, width=SIZE, height=SIZE, seed=arguments.seed))
     key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     kept = KeptRows(arguments.json, key)
@@ -155,7 +153,7 @@ def run(arguments) -> dict:
         kept.add({"name": name, "seed": seed, "row": rows[name, seed]})
     report = {
         "frames": arguments.frames,
-        "steps": arguments.steps,
+        "steps": settings.sampler.steps,
         "solver": arguments.solver,
         "checkpoint": model.file.digest,
         "seed": arguments.seed,

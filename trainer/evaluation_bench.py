@@ -106,11 +106,12 @@ def make_bench(arguments) -> Bench:
         clips = DataFolder(
             arguments.data, arguments.resolution, model.base.size_multiple, arguments.frames, arguments.clips
         )
-    settings = PropagateSettings(sampler=sampler, seed=arguments.seed)
+    settings = model.resolved(PropagateSettings(sampler=sampler, seed=arguments.seed))
     data = None if arguments.data is None else [str(arguments.data.resolve()), arguments.frames, arguments.resolution]
+    of_the_adapters = ("strength", "sce_in_empty_branch", "guide")
     facts = {
         "base": weights_digest(model.base.unet, model.base.vae, model.base.image_encoder),
-        "sampler": {k: v for k, v in asdict(sampler).items() if k not in ("strength", "sce_in_empty_branch", "guide")},
+        "sampler": {k: v for k, v in asdict(settings.sampler).items() if k not in of_the_adapters},
         "data": data,
     }
     folder = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]

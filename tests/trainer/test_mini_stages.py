@@ -13,7 +13,7 @@ from genprop_core.conditioning import SCALING
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from trainer import evaluate
-from trainer.mini import base
+from trainer.mini import ablation, base
 from trainer.mini.__main__ import main
 from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
@@ -198,3 +198,21 @@ def test_evaluate_scores_held_out_clips(tmp_path, capsys):
     assert report["controls"]["clips"] == 1
     assert report["floors"]["vae_round_trip"]["psnr"] > 27  # the difficulty is fixed: no worse VAE than this
     assert "vae_round_trip" in capsys.readouterr().out
+
+
+def test_the_default_is_scored_in_one_branch_too_and_once(tmp_path, monkeypatch):
+    trained, scored = [], []
+    monkeypatch.setattr(ablation, "export_base", lambda folder, path: None)
+    monkeypatch.setattr(ablation.adapters, "train", lambda place, *rest, **config: trained.append(place.name))
+
+    def score(options, name):
+        scored.append(("--sce-in-cond-only" in options, name.parent.name))
+        return {"result": dict.fromkeys(evaluate.KEYS, float(len(scored)))}
+
+    monkeypatch.setattr(ablation, "_score", score)
+    text = ablation.run(tmp_path, 5, clips=2, out=tmp_path / "out.json", only="default,no copying stage")
+    assert len(trained) == 3 and len(set(trained)) == 3  # "no selection, no copying stage" too
+    assert [one for one, _ in scored] == [False, True, False, False] and scored[0][1] == scored[1][1]
+    found = json.loads((tmp_path / "out.json").read_text())["variants"]
+    assert found[ablation.IN_ONE_BRANCH]["result"]["psnr"] == 2
+    assert f"| {ablation.IN_ONE_BRANCH} | 2.000 |" in text

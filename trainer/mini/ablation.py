@@ -9,8 +9,9 @@ from trainer import evaluate
 from . import adapters
 from .export import export_base
 
+DEFAULT = "default: static SCE, skip taps, selection, copying first"
 VARIANTS = {
-    "default: static SCE, skip taps, selection, copying first": {},
+    DEFAULT: {},
     "no selection": {"selection": False},
     "no selection, no copying stage": {"selection": False, "shares": (0.0, 0.0)},
     "no copying stage": {"shares": (0.0, 0.0)},
@@ -63,7 +64,7 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) ->
             "none",
         ]
         reports[label] = _score(options, file)
-        if not config and only is None:
+        if label == DEFAULT:
             reports[IN_ONE_BRANCH] = _score([*options, "--sce-in-cond-only"], file.with_name("one-branch"))
     write_json(out, {"steps": steps, "clips": clips, "seed": seed, "variants": reports})
     return markdown(reports)
