@@ -1,4 +1,9 @@
-"""How far each frame can be trusted, from the mask decoder and from what changed where nothing should."""
+"""How far each frame can be trusted: by the mask decoder, by what changed where nothing should, and by how often it was
+handed on.
+
+A window's frames can be trusted as far as the frame it starts from, times their own confidence (`window_chain`). Alone,
+neither the decoder's sureness nor the change says which frames of a long clip went wrong (docs/long_clips.md).
+"""
 
 import torch
 import torch.nn.functional as F
@@ -7,7 +12,7 @@ from .compositing import alpha
 
 TRUSTED = 0.5  # a frame below this confidence should be edited again
 GAP = 3  # doubtful stretches this near each other are one
-TOLERANCE = 8.0  # excess change outside the mask, in 1/255, at which the confidence falls to 1/e
+TOLERANCE = 24.0  # excess change outside the mask, in 1/255, at which the confidence falls to 1/e
 MARGIN = 8  # pixels around the mask that count as neither inside nor outside: one latent cell
 
 

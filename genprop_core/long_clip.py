@@ -127,7 +127,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)
     for start, stop in untouched(shots, keyframes):
         for index in range(start, stop):
-            made.put(index, 1, view.frames([index])[0], 0.0, 1.0, 0.0)
+            made.put(index, 1, view.frames([index])[0], 0.0, 1.0, 1.0, 0.0)
     return made
 
 

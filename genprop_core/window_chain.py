@@ -21,14 +21,16 @@ AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest
 class Made:
     """What is made of a clip, at the working size. Frames are uint8, or float32 where the caller wants them exact.
 
-    frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence and change (outside the mask, in
-    1/255) [T]; windows: (first frame, last frame) in running order; seams: frames at which one window hands over to
-    the next; has_mask: whether any window came with a mask.
+    frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence, own (the confidence but for what
+    earlier windows handed on) and change (outside the mask, in 1/255) [T]; windows: (first frame, last frame) in
+    running order; seams: frames at which one window hands over to the next; has_mask: whether any window came with a
+    mask.
     """
 
     frames: torch.Tensor
     mask: torch.Tensor
     confidence: torch.Tensor
+    own: torch.Tensor
     change: torch.Tensor
     windows: list = field(default_factory=list)
     seams: set = field(default_factory=set)
@@ -40,12 +42,14 @@ class Made:
             torch.zeros(count, 3, height, width, dtype=dtype),
             torch.zeros(count, 1, height // 8, width // 8),
             torch.ones(count),
+            torch.ones(count),
             torch.zeros(count),
         )
 
-    def put(self, at: int, weight: float, frame, mask, sure: float, change: float) -> None:
+    def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float) -> None:
         """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""
-        for there, new in ((self.mask, mask), (self.confidence, sure), (self.change, change)):
+        pairs = ((self.mask, mask), (self.confidence, confidence), (self.own, own), (self.change, change))
+        for there, new in pairs:
             there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
         frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
         self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame
@@ -79,12 +83,13 @@ class Chain:
         places = run.order[: run.need] if places is None else places
         window, length = min(self.window, len(run.order)), len(run.order)
         done = start = 0
-        reference = None
+        inherited, reference = 1.0, None
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
                 start = min(self._next_start(made, places, start, done), length - window)
                 keyframe = self._anchored(made, places[start], run.order[start])
+                inherited = float(made.confidence[places[start]])  # no window is better than what it starts from
             part = run.order[start : start + window]
             after = max(0, run.need - start - window)
             self.counter.window(1 + math.ceil(after / max(1, window - self.overlap)))
@@ -93,7 +98,8 @@ class Chain:
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if mask is None else mask)
-            trust = confidence(sure, change, reference)
+            own = confidence(sure, change, reference)
+            trust = inherited * own
             made.has_mask |= mask is not None
             mask = made.mask.new_zeros(len(part), *made.mask.shape[1:]) if mask is None else mask
             fade = max(start, done - self.overlap)
@@ -101,7 +107,7 @@ class Chain:
                 weight = 1.0 if p >= done else max(0.0, (p - fade) / (done - fade))
                 if weight:
                     n = p - start
-                    made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(change[n]))
+                    made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(own[n]), float(change[n]))
             if done:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
@@ -152,9 +158,10 @@ class Chain:
 
 
 def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
-    """Makes a run and blends it with what `made` holds of these frames already, by distance times confidence.
+    """Makes a run and blends it with what `made` holds of these frames already, by distance times their own confidence.
 
-    The run starts at one keyframe and what is there at the other, run.need - 1 frames away.
+    What windows hand on is in the distance already. The run starts at one keyframe and what is there at the other,
+    run.need - 1 frames away.
     """
     height, width = made.frames.shape[-2:]
     other = Made.empty(run.need, height, width, made.frames.dtype)
@@ -164,8 +171,8 @@ def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
     made.has_mask |= other.has_mask
     for p, index in enumerate(run.order[: run.need]):
         near = 1 - p / max(1, run.need - 1)
-        mine, there = near * float(other.confidence[p]), (1 - near) * float(made.confidence[index])
+        mine, there = near * float(other.own[p]), (1 - near) * float(made.own[index])
         weight = mine / (mine + there) if mine + there > 0 else near
         if not math.isclose(weight, 0, abs_tol=1e-6):
-            made.put(index, weight, as_float(other.frames[p]), other.mask[p], float(other.confidence[p]),
-                     float(other.change[p]))  # fmt: skip
+            values = (float(of[p]) for of in (other.confidence, other.own, other.change))
+            made.put(index, weight, as_float(other.frames[p]), other.mask[p], *values)

@@ -91,6 +91,16 @@ def test_doubtful_frames_are_listed():
     assert drifting.notes() == [f"frames {drifting.doubtful[0][0]}-7: re-edit here"]
 
 
+def test_a_window_is_trusted_as_far_as_the_frame_it_starts_from():
+    frames = clip(8 + 6 + 6, moves=0)  # three windows of 8 frames; of the 2 shared, the second is a blend
+    made = propagate_clip(StandIn(sure=[0.9] * 8), frames, {0: edited(frames)})
+    assert made.confidence[:7].tolist() == pytest.approx([0.9] * 7, abs=0.02)
+    assert made.confidence[8:13].tolist() == pytest.approx([0.9**2] * 5, abs=0.02)
+    assert made.confidence[14:].tolist() == pytest.approx([0.9**3] * 6, abs=0.02)
+    again = propagate_clip(StandIn(sure=[0.9] * 8), frames, {0: edited(frames), 19: edited(frames, 19)})
+    assert again.confidence[-1] == pytest.approx(0.9, abs=0.02)  # a keyframe starts anew
+
+
 def test_a_model_without_a_mask_still_carries_on():
     frames = clip(20)
     result = propagate_clip(StandIn(mask=False), frames, {0: edited(frames)}, ClipSettings(composite=True))
