@@ -9,6 +9,7 @@ from tiny import tiny_unet
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
+from genprop_core.checkpoint import load_adapters, save_adapters
 from genprop_core.conditioning import SCALING
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
@@ -18,8 +19,8 @@ from trainer.mini.__main__ import main
 from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
 from trainer.mini.base import keyframe_in_part, make_condition, several_keyframes
-from trainer.mini.curves import FOLDER
-from trainer.mini.export import curve_name, export, provenance_of
+from trainer.mini.curves import FOLDER, add, curve_name
+from trainer.mini.export import export, provenance_of
 from trainer.mini.stage import EMA, Stage, read_log
 
 
@@ -198,6 +199,29 @@ def test_evaluate_scores_held_out_clips(tmp_path, capsys):
     assert report["controls"]["clips"] == 1
     assert report["floors"]["vae_round_trip"]["psnr"] > 27  # the difficulty is fixed: no worse VAE than this
     assert "vae_round_trip" in capsys.readouterr().out
+
+
+def test_a_run_of_train_py_becomes_the_next_curve(tmp_path):
+    run, curves = tmp_path / "run", tmp_path / "curves"
+    shutil.copytree(FOLDER, curves)
+    run.mkdir()
+    log = run / "log.jsonl"
+    log.write_text("".join(json.dumps({"step": i + 1, "L_total": 2.0, "L_mask": float(i)}) + "\n" for i in range(250)))
+    with pytest.raises(GenPropError, match="Expected the run's adapters.safetensors beside"):
+        add(log, curves)
+    adapters = load_adapters(MINI_ADAPTERS)
+    for digest in (None, "0123456789abcdef"):
+        save_adapters(run / "adapters.safetensors", adapters.adapters, adapters.fingerprint, {"started_from": digest})
+        if digest is None:
+            with pytest.raises(GenPropError, match="a run that went on from other adapters"):
+                add(log, curves)
+    before = {p.name: p.read_text() for p in curves.glob("*.jsonl")}
+    written = add(log, curves)
+    assert written.name not in before and add(log, curves) == written
+    rows = [json.loads(line) for line in written.read_text().splitlines()]
+    assert rows[0] == {"step": 0, "started_from": "0123456789abcdef"}
+    assert [(r["step"], r["mask"]) for r in rows[1:]] == [(100, 49.5), (200, 149.5)]
+    assert all((curves / name).read_text() == text for name, text in before.items())
 
 
 def test_the_default_is_scored_in_one_branch_too_and_once(tmp_path, monkeypatch):

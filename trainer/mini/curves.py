@@ -4,8 +4,13 @@
 """
 
 import argparse
+import itertools
 import json
+import sys
 from pathlib import Path
+
+from genprop_core.errors import GenPropError, exit_code
+from genprop_core.files import open_tensors
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "curves"
 PANELS = (
@@ -33,6 +38,21 @@ def means(rows: list[dict]) -> list[dict]:
     return out
 
 
+def curve_name(curves, stage: str, rows: str) -> str:
+    """The name of a run's curve in `curves`: the stage's, or for one that went on from weights the next of its kind.
+
+    rows: the run's log. Exported again, or after more steps, a run keeps its name.
+    """
+    first = rows.splitlines()[0]
+    if "started_from" not in json.loads(first):
+        return stage
+    for number in itertools.count(1):
+        name = f"{stage}_{CONTINUED}" + (f"_{number}" if number > 1 else "")
+        path = Path(curves) / f"{name}.jsonl"
+        if not path.exists() or path.read_text(encoding="utf-8").startswith(first):
+            return name
+
+
 def plot(folder=FOLDER, out=FOLDER / "curves.png"):
     """Reads the stages' JSON lines in `folder` and writes `out`."""
     import matplotlib
@@ -45,6 +65,8 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
         begin = 0
         for path in [Path(folder) / f"{stage}.jsonl", *sorted(Path(folder).glob(f"{stage}_{CONTINUED}*.jsonl"))]:
             rows = [row for row in read(path) if key in row]
+            if not rows:  # too short a run for one point
+                continue
             axis.plot([begin + r["step"] for r in rows], [r[key] for r in rows], linewidth=1)
             begin += rows[-1]["step"]
         axis.set(title=title, xlabel="step")
@@ -55,14 +77,32 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
     plt.close(figure)
 
 
-def main(argv=None):
+def add(log: Path, curves=FOLDER) -> Path:
+    """Adds the log of a finished run of `trainer/train.py` to the curves and draws them; the file that was written.
+
+    Raises GenPropError where the run's adapters are not beside the log, or did not go on from others.
+    """
+    adapters = Path(log).parent / "adapters.safetensors"
+    if not adapters.exists():
+        raise GenPropError(f"Expected the run's adapters.safetensors beside {log}. There are none.")
+    with open_tensors(adapters) as file:
+        started_from = json.loads(file.metadata()["provenance"]).get("started_from")
+    if started_from is None:
+        raise GenPropError(f"Expected a run that went on from other adapters (--init_adapters), {log} did not.")
+    rows = [{"step": 0, "started_from": started_from}, *means(read(log))]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    path = Path(curves) / f"{curve_name(curves, 'adapters', text)}.jsonl"
+    path.write_text(text, encoding="utf-8")
+    plot(curves, Path(curves) / "curves.png")
+    return path
+
+
+def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="python -m trainer.mini.curves", description=__doc__.splitlines()[0])
     parser.add_argument("log", type=Path, help="log.jsonl of a run that went on from the adapters stage")
-    rows = means(read(parser.parse_args(argv).log))
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (FOLDER / f"adapters_{CONTINUED}.jsonl").write_text(text, encoding="utf-8")
-    plot()
+    log = parser.parse_args(argv).log
+    return exit_code(lambda: print(f"written: {add(log)}"))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

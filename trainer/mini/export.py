@@ -1,6 +1,5 @@
 """Puts trained stages together into the files that ship: the mini's base and adapters, and the sample clip."""
 
-import itertools
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +12,7 @@ from genprop_core.video_io import write_image, write_video
 
 from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
-from .curves import CONTINUED, FOLDER, plot
+from .curves import FOLDER, curve_name, plot
 from .shape import new_image_encoder, new_unet
 from .stage import read_log
 
@@ -71,21 +70,6 @@ def export_sample(folder=SAMPLE, seed=SAMPLE_SEED):
     write_video(folder / "truth.mp4", frames(clip.target), SAMPLE_FPS, crf=4)
     write_video(folder / "mask.mp4", frames(clip.mask), SAMPLE_FPS, crf=4)
     write_image(folder / "keyframe.png", frames(clip.target)[0])
-
-
-def curve_name(curves, stage: str, rows: str) -> str:
-    """The name of a run's curve in `curves`: the stage's, or for one that went on from weights the next of its kind.
-
-    rows: the run's log. Exported again, or after more steps, a run keeps its name.
-    """
-    first = rows.splitlines()[0]
-    if "started_from" not in json.loads(first):
-        return stage
-    for number in itertools.count(1):
-        name = f"{stage}_{CONTINUED}" + (f"_{number}" if number > 1 else "")
-        path = Path(curves) / f"{name}.jsonl"
-        if not path.exists() or path.read_text(encoding="utf-8").startswith(first):
-            return name
 
 
 def export(folder, assets=ASSETS, curves=FOLDER):
