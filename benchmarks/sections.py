@@ -158,7 +158,8 @@ def scores(report: dict) -> str:
         *interval[k]["interval"], d=METRICS[k].digits) for k in keys]  # fmt: skip
     rows.insert(1, ["95% interval", *cells])
     gone = "\n".join(f"- {METRICS[k].label}: {why}" for k, why in report.get("missing", {}).items())
-    steps = f"{report['steps']} steps, " if "steps" in report else ""
+    by = report.get("sampler")
+    steps = f"{by['steps']} {by['solver']} steps, guidance {by['min_cfg']:g} to {by['max_cfg']:g}, " if by else ""
     drop = report["controls"].get("shuffled_source_drop")
     change = report["controls"].get("other_keyframe_change_inside")
     said = "" if drop is None or change is None else (

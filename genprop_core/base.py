@@ -14,8 +14,8 @@ from .errors import GenPropError
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a base is used with when the user does not say: window length, size in pixels, micro-conditions and
-    denoising steps."""
+    """What a base is used with when the user does not say: window length, size in pixels, micro-conditions, denoising
+    steps, and guidance at the last frame."""
 
     num_frames: int = 14
     width: int = 1024
@@ -23,6 +23,7 @@ class Defaults:
     fps: int = 7
     motion_bucket: int = 127
     steps: int = 25
+    max_cfg: float = 3.0
 
     @classmethod
     def of(cls, parts: Components) -> "Defaults":
@@ -30,13 +31,13 @@ class Defaults:
 
         SVD 1.1 was fine-tuned at 6 frames per second and motion bucket 127 alone. SVD's own sample_size, 96 latent
         pixels, is the area of 1024x576; another one is taken for a square. The mini's scores fall with more than some
-        eight steps, as docs/mini.md shows.
+        eight steps, and with guidance, as docs/mini.md shows.
         """
         side = 8 * (parts.unet.config.sample_size or 96)
         size = {} if side**2 == cls.width * cls.height else {"width": side, "height": side}
         fps = 6 if parts.version == "svd_xt_1_1" else cls.fps
-        steps = 8 if parts.version == "mini" else cls.steps
-        return cls(num_frames=parts.num_frames or cls.num_frames, fps=fps, steps=steps, **size)
+        sampled = {"steps": 8, "max_cfg": 1.0} if parts.version == "mini" else {}
+        return cls(num_frames=parts.num_frames or cls.num_frames, fps=fps, **size, **sampled)
 
 
 @dataclass(frozen=True)

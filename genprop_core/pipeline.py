@@ -30,7 +30,7 @@ class PropagateSettings:
     clip: what is done with clips longer than a window; its window, size and seed come from here.
     """
 
-    sampler: SamplerSettings = SamplerSettings(steps=None)
+    sampler: SamplerSettings = SamplerSettings(steps=None, max_cfg=None)
     task: str = "remove"
     width: int | None = None
     height: int | None = None
@@ -157,11 +157,10 @@ class GenProp:
             return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, features)
 
     def resolved(self, settings: PropagateSettings | None = None) -> PropagateSettings:
-        """The settings with the base's number of denoising steps where they name none."""
-        settings = settings or PropagateSettings()
-        if settings.sampler.steps is not None:
-            return settings
-        return replace(settings, sampler=replace(settings.sampler, steps=self.base.defaults.steps))
+        """The settings with the base's own denoising steps and guidance where they name none."""
+        settings, defaults = settings or PropagateSettings(), self.base.defaults
+        own = {n: getattr(defaults, n) for n in ("steps", "max_cfg") if getattr(settings.sampler, n) is None}
+        return replace(settings, sampler=replace(settings.sampler, **own)) if own else settings
 
     def _clip_settings(self, frames, settings: PropagateSettings) -> ClipSettings:
         size = self.working_size(*frames.shape[-2:], settings)

@@ -139,6 +139,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
+    sampled = {"steps": settings.sampler.steps, "max_cfg": settings.sampler.max_cfg}
     notes = timing_notes(files.video.fps, files.video.uneven) + result.notes()
     metrics |= {
         "windows": len(result.windows),
@@ -149,7 +150,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         "re_edit": [list(stretch) for stretch in result.doubtful],
         "uneven_timing": files.video.uneven,
         "notes": notes,
-        "settings": json.loads(json.dumps(vars(arguments) | {"steps": settings.sampler.steps}, default=str)),
+        "settings": json.loads(json.dumps(vars(arguments) | sampled, default=str)),
         **(facts or {}),
     }
     write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")

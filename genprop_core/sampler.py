@@ -18,8 +18,9 @@ GUIDES = ("edit", "everywhere")
 
 @dataclass(frozen=True)
 class SamplerSettings:
-    """steps: of the solver, None for the base's own number, which `GenProp` knows; min_cfg, max_cfg: guidance at the
-    first and last frame; strength: of the injections.
+    """steps: of the solver; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
+
+    None for steps or max_cfg is the base's own number, which `GenProp.resolved` fills in.
 
     sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
     dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is
@@ -31,7 +32,7 @@ class SamplerSettings:
 
     steps: int | None = 25
     min_cfg: float = 1.0
-    max_cfg: float = 3.0
+    max_cfg: float | None = 3.0
     strength: float = 1.0
     sce_in_empty_branch: bool = True
     solver: str = "euler"

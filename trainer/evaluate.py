@@ -76,7 +76,7 @@ def parse(argv=None):
     parser.add_argument("--guidance-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
                         help="noise levels that guidance is used at (default: all)")  # fmt: skip
     parser.add_argument("--min-cfg", type=float, default=1.0)
-    parser.add_argument("--max-cfg", type=float, default=3.0)
+    parser.add_argument("--max-cfg", type=float, help="guidance (default: the base's, 3 for SVD and 1 for the mini)")
     parser.add_argument("--guide", choices=GUIDES, default="edit", help="where guidance acts (default: %(default)s)")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--sce-in-cond-only", action="store_true", help="no source features in guidance's empty branch")
@@ -156,7 +156,7 @@ def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
         seed=arguments.seed,
     )
     report["skipped"] = skipped | unread
-    report["steps"] = bench.settings.sampler.steps
+    report["sampler"] = {n: getattr(bench.settings.sampler, n) for n in ("steps", "solver", "min_cfg", "max_cfg")}
     report["clip_weights"] = bench.learned.clip_weights
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
     report |= facts() | took | {"workers": arguments.workers, "threads": threads_of(arguments.workers)}

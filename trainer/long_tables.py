@@ -55,8 +55,8 @@ def markdown(report: dict) -> str:
     """Both tables, with what they were measured on."""
     counts = {name: len(rows) for name, rows in report["variants"].items()}
     lines = [
-        f"Mini, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, clips of "
-        f"{report['frames']} frames, noise seed {report['seed']}. Clips per row: "
+        f"Mini, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, guidance 1 to "
+        f"{report['max_cfg']:g}, clips of {report['frames']} frames, noise seed {report['seed']}. Clips per row: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
         "",
     ]  # fmt: skip

@@ -50,7 +50,7 @@ def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, mon
     for name in ("a", "b"):
         folder(data, name, target=3, mask=3)
     html = tmp_path / "report.html"
-    report = run(tmp_path, "--data", data, "--resolution", 64, "--html", html)
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--max-cfg", 3, "--html", html)
     assert report["clips"] == 2 and report["frames"] == 3 and report["size"] == [64, 64]
     assert set(report["floors"]) == FLOORS and set(report["baselines"]) == {"telea", "latent_blending"}
     assert report["floors"]["copy_source"]["psnr_outside"] > 99 and report["floors"]["copy_source"]["removed"] == 0
@@ -71,7 +71,7 @@ def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, mon
 
     made = []
     monkeypatch.setattr(baselines, "make", lambda name, *a: made.append(name) or torch.zeros(3, 3, 64, 64))
-    again = run(tmp_path, "--data", data, "--resolution", 64)
+    again = run(tmp_path, "--data", data, "--resolution", 64, "--max-cfg", 3)
     assert set(made) == {"copy_source", "repeat_keyframe"}, "the others are kept"
     assert again["result"] == report["result"] and again["baselines"] == report["baselines"], "the same numbers"
     run(tmp_path, "--data", data, "--resolution", 64, "--max-cfg", 2)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from genprop_core.base import Defaults
 from genprop_core.errors import GenPropError
 from genprop_core.long_clip import propagate_clip
 from genprop_core.pipeline import GenProp
@@ -17,14 +18,15 @@ class Perfect:
 
     default_frames, size_multiple = 8, 32
     file = SimpleNamespace(digest="0123456789abcdef")
-    base = SimpleNamespace(fingerprint=lambda: SimpleNamespace(conv_in="0"))
+    base = SimpleNamespace(fingerprint=lambda: SimpleNamespace(conv_in="0"), defaults=Defaults(steps=8, max_cfg=1.0))
+    resolved = GenProp.resolved
 
     def __init__(self, worse=0.0):
         self.worse, self.runs = worse, 0
 
     def propagate_clip(self, frames, keyframes, settings):
         self.runs += 1
-        self.asked = sorted(keyframes), settings.clip
+        self.asked, self.sampler = (sorted(keyframes), settings.clip), settings.sampler
         clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
         truth = (clip.target - fade).clamp(0, 1)
@@ -58,10 +60,13 @@ def test_a_perfect_result_scores_as_one_and_is_not_measured_twice(perfect, tmp_p
     row = next(iter(report["variants"]["as it is"].values()))
     assert row["psnr_outside"] > 55 and row["psnr_inside"] > 55 and row["mask_iou"] == 1 and row["windows"] == 3
     assert report["checkpoint"] == Perfect.file.digest and report["frames"] == 16
+    assert report["steps"] == 8 and report["max_cfg"] == 1 and perfect.sampler.max_cfg == 1
     text = page.read_text()
     assert text.startswith("above\n") and text.endswith("below\n") and "old" not in text
     assert "| PSNR outside, last window minus first (dB) |" in text and "| large frame |" in text
     assert evaluate_long.main(arguments) == 0 and perfect.runs == 3  # all of it was kept
+    more = [*arguments, "--variants", "guidance 1 to 3 in every window"]
+    assert evaluate_long.main(more) == 0 and perfect.sampler.max_cfg == 3 and perfect.asked[1].guide_later
 
 
 def test_drift_is_seen_and_confidence_judged(perfect):
@@ -104,7 +109,7 @@ def test_the_table_compares_the_same_clips():
     row = dict.fromkeys((*long_tables.COLUMNS, "outside_first_window", "outside_last_window", "inside_at_8",
                          "inside_at_end", "second_half", "told_apart"), 30.0)  # fmt: skip
     better = {**row, "psnr_outside": 31.0, "second_half": 33.0}
-    report = {"frames": 64, "steps": 25, "solver": "euler", "checkpoint": "c", "seed": 0, "variants": {
+    report = {"frames": 64, "steps": 25, "max_cfg": 3.0, "solver": "euler", "checkpoint": "c", "seed": 0, "variants": {
         "as it is": {"1": row, "2": {**row, "psnr_outside": 10.0}}, "two keyframes": {"1": better}}}  # fmt: skip
     text = long_tables.markdown(report)
     assert "31.00 (+1.00)" in text and "| 20.00 |" in text
