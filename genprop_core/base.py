@@ -31,12 +31,12 @@ class Defaults:
 
         SVD 1.1 was fine-tuned at 6 frames per second and motion bucket 127 alone. SVD's own sample_size, 96 latent
         pixels, is the area of 1024x576; another one is taken for a square. The mini's scores fall with more than some
-        eight steps, and with guidance, as docs/mini.md shows.
+        six steps, and with guidance, as docs/mini.md shows.
         """
         side = 8 * (parts.unet.config.sample_size or 96)
         size = {} if side**2 == cls.width * cls.height else {"width": side, "height": side}
         fps = 6 if parts.version == "svd_xt_1_1" else cls.fps
-        sampled = {"steps": 8, "max_cfg": 1.0} if parts.version == "mini" else {}
+        sampled = {"steps": 6, "max_cfg": 1.0} if parts.version == "mini" else {}
         return cls(num_frames=parts.num_frames or cls.num_frames, fps=fps, **size, **sampled)
 
 

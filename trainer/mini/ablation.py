@@ -62,6 +62,8 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) ->
             "0",
             "--baselines",
             "none",
+            "--steps",
+            "8",
             "--max-cfg",  # with guidance, which only then has two branches
             "3",
         ]
