@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import torch
 
+from genprop_core.base import Defaults
 from genprop_core.long_clip import propagate_clip
+from genprop_core.pipeline import GenProp
 
 SIZE = 64
 
@@ -38,6 +40,8 @@ class StandInPipeline:
     """GenProp's side that the command uses, with a stand-in for its model. seeds: of every clip so far."""
 
     file = SimpleNamespace(digest="0123456789abcdef")
+    base = SimpleNamespace(defaults=Defaults())
+    resolved = GenProp.resolved
 
     def __init__(self, **of_the_model):
         self.of_the_model, self.seeds = of_the_model, []

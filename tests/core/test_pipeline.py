@@ -163,3 +163,19 @@ def test_what_does_not_fit_is_refused(model):
 def test_a_keyframe_of_another_size_is_resized(model):
     small = torch.nn.functional.interpolate(clip()[:1], (32, 32))[0]
     assert model.propagate(clip(), small, SETTINGS).frames.shape == (4, 3, 64, 64)
+
+
+def test_steps_and_guidance_that_are_not_given_are_the_bases_own():
+    model = GenProp.from_files("mini")
+    assert model.resolved() == model.resolved(PropagateSettings())
+    assert (model.resolved().sampler.steps, model.resolved().sampler.max_cfg) == (6, 1.0)
+    given = PropagateSettings(sampler=SamplerSettings(steps=3, max_cfg=None))
+    assert model.resolved(given).sampler == SamplerSettings(steps=3, max_cfg=1.0) and given.sampler.max_cfg is None
+    assert model.resolved(PropagateSettings(sampler=SamplerSettings())).sampler == SamplerSettings(25, max_cfg=3.0)
+    calls = []
+    frames = torch.rand(4, 3, 64, 64)
+    small = PropagateSettings(width=64, height=64)
+    made = model.propagate(frames, frames[0], small, progress=lambda *at: calls.append(at))
+    assert calls[-1] == (6, 6) and made.frames.shape == frames.shape
+    with pytest.raises(GenPropError, match="Expected at least 1 denoising step, got 0"):
+        SamplerSettings(steps=0)

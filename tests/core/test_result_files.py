@@ -57,6 +57,7 @@ def test_a_keyframe_of_another_size_is_resized_and_that_is_said(tmp_path, monkey
 def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
     out, said = run(write_source(tmp_path / "even.mkv"))
     metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["settings"]["steps"] == 25 and metrics["settings"]["max_cfg"] == 3  # the base's own
     assert metrics["uneven_timing"] is False and "unequal" not in said + str(metrics["notes"])
     out, said = run(write_source(tmp_path / "uneven.mkv", late=12))
     metrics = json.loads((out / "metrics.json").read_text())

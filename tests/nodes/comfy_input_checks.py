@@ -107,9 +107,10 @@ def check_schemas(pack):
 
 CHOSEN = {  # what a template sets on purpose, because of its clip or its base; all else is the default
     "long_clip": {"width", "height", "grow", "feather"},
+    "object_removal_mini": {"steps", "max_guidance"},
     "object_removal_svd": {"width", "height", "grow", "feather"},
     "track_object": {"width", "height", "task"},
-    "two_keyframes": {"frame_index", "window"},
+    "two_keyframes": {"frame_index", "window", "steps", "max_guidance"},
 }
 
 
