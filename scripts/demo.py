@@ -85,7 +85,8 @@ def body(arguments):
     out = Path(given(passed_on, "--out"))
     say("Carrying the edit through the clip (the sample takes about half a minute on an idle CPU) ...")
     # In the user's own folder, so that paths in the arguments mean what they say; PYTHONPATH finds genprop_core.
-    code = run([python, "-m", "genprop_core", "propagate"] + passed_on, PYTHONPATH=ROOT)
+    quiet = {"TRANSFORMERS_VERBOSITY": "error"}  # it tells of parts that are not used here
+    code = run([python, "-m", "genprop_core", "propagate"] + passed_on, PYTHONPATH=ROOT, **quiet)
     if code:
         return code
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
