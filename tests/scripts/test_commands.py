@@ -60,7 +60,8 @@ def test_the_demo_says_where_the_picture_is(demo, tmp_path, monkeypatch, capsys)
     assert demo.body(["--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert str(tmp_path / "comparison.png") in said and "27.50" in said
-    assert ran[0][0][:4] == ["python", "-m", "genprop_core", "propagate"] and ran[0][1] == {"PYTHONPATH": ROOT}
+    assert ran[0][0][:4] == ["python", "-m", "genprop_core", "propagate"] and ran[0][1]["PYTHONPATH"] == ROOT
+    assert ran[0][1]["TRANSFORMERS_VERBOSITY"] == "error"  # nothing of libraries' parts that are not used
 
 
 def test_the_demo_says_why_there_are_no_scores(demo, tmp_path, monkeypatch, capsys):
