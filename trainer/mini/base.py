@@ -3,7 +3,7 @@
 Beside one keyframe for all frames, as SVD has it, a share of the samples has several, and every frame is shown the one
 nearest to it. So the mini learns to draw exactly what a frame's own image condition holds; having seen nothing but one
 frame repeated, a UNet of 6.7 M parameters cannot. `inner_keyframes` asks for the same. Another share has every frame
-itself, with the first frame in the place of a moving region: so the mini learns that a part of what it is shown stands
+itself, with the keyframe in the place of a moving region: so the mini learns that a part of what it is shown stands
 still while the rest moves, and to carry the one along with the other.
 """
 
