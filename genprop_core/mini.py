@@ -23,6 +23,7 @@ def save_mini(path, components: dict, provenance: dict, dtype=torch.float16):
         tensors |= {f"{part}.{k}": v.to(dtype) for k, v in module.state_dict().items() if v.is_floating_point()}
         if hasattr(module.config, "to_dict"):
             config = module.config.to_dict()
+            config.pop("transformers_version", None)  # the same parts give the same file, whatever wrote it
         else:  # diffusers registers values that its own constructor does not take
             taken = inspect.signature(type(module).__init__).parameters
             config = {k: v for k, v in module.config.items() if k in taken}
