@@ -7,11 +7,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from . import edm
+from .conditioning import SCALING
 from .config import AdapterConfig, BaseShape
 from .errors import GenPropError
 from .sce import SelectiveContentEncoder
 
 GATE_TERMS = 8
+GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
 
 
 def norm_groups(channels: int) -> int:
@@ -45,6 +47,32 @@ class Injection(nn.Module):
         u = (c_noise.float() - low) / (high - low)
         terms = torch.cos(math.pi * u[:, None] * torch.arange(GATE_TERMS, device=u.device))
         return 1 + terms.to(self.gate_weight.dtype) @ self.gate_weight.T
+
+
+class ShownSource(nn.Module):
+    """Shows the UNet the source where it is kept: what its first layer would give more for that image condition.
+
+    The first layer is a convolution, linear in the image condition, so the injection that turns the keyframe into
+    `keep * source + (1 - keep) * keyframe` is that convolution of `keep * (source - keyframe)`. It starts as the base's
+    own, times a gain per channel that starts at 0.
+    """
+
+    def __init__(self, width: int, conv_in=None):
+        """conv_in: the UNet's; without it the weights are empty, to be loaded."""
+        super().__init__()
+        self.conv = nn.Conv2d(4, width, 3, padding=1, bias=False)
+        self.gain = nn.Parameter(torch.zeros(width))
+        if conv_in is not None:
+            with torch.no_grad():
+                self.conv.weight.copy_(conv_in.weight[:, 4:])
+
+    def forward(self, source, keyframe, keep) -> torch.Tensor:
+        """source: scaled latents [B,T,4,h,w]; keyframe: unscaled, same shape; keep: [B*T,1,h,w] in [0,1] or 1.0.
+
+        Returns [B*T,C,h,w], to be added after conv_in.
+        """
+        difference = (source.float() / SCALING - keyframe.float()).flatten(0, 1)
+        return GAIN_SPEED * self.gain[:, None, None] * self.conv((keep * difference).to(self.conv.weight.dtype))
 
 
 class Selection(nn.Module):
@@ -89,7 +117,7 @@ class MaskPredictionDecoder(nn.Module):
 
 
 class GenPropAdapters(nn.Module):
-    """SCE + injection layers + selection + MPD for one base.
+    """SCE + injection layers + selection + shown source + MPD for one base.
 
     Build with `from_unet` (copies the base's weights) or let `checkpoint.load_adapters` fill an empty one.
     """
@@ -105,11 +133,13 @@ class GenPropAdapters(nn.Module):
             Injection(width, std, config.injection_norm) if active else nn.Identity() for width, active in pairs
         )
         self.selection = Selection(config.tap_widths()) if config.selection else None
+        conv_in = None if unet is None else unet.conv_in
+        self.shown = ShownSource(config.tap_widths()[0], conv_in) if config.show_source else None
         self.mpd = MaskPredictionDecoder(config.base.block_out_channels[1])
 
     @classmethod
     def from_unet(cls, unet, **settings) -> "GenPropAdapters":
-        """Fresh adapters for a diffusers SVD UNet; settings are AdapterConfig's (num_blocks, sce, taps, tasks)."""
+        """Fresh adapters for a diffusers SVD UNet; settings are AdapterConfig's (num_blocks, sce, taps, tasks, ...)."""
         return cls(AdapterConfig(base=BaseShape.from_unet(unet), **settings), unet)
 
     def task_index(self, task: str) -> int:
@@ -131,12 +161,15 @@ class GenPropAdapters(nn.Module):
             layer(feature) if isinstance(layer, Injection) else None
             for layer, feature in zip(self.injections, features, strict=True)
         ]
-        if self.selection is None:
-            return injected, None
-        logits = self.selection(features)
-        keep = 1 - logits.sigmoid()
-        kept = [f if f is None else f * F.interpolate(keep, size=f.shape[-2:], mode="area") for f in injected]
-        return kept, logits.unflatten(0, (-1, inputs[0].shape[1]))
+        logits, keep = None, 1.0
+        if self.selection is not None:
+            logits = self.selection(features)
+            keep = 1 - logits.sigmoid()
+            injected = [f if f is None else f * F.interpolate(keep, size=f.shape[-2:], mode="area") for f in injected]
+            logits = logits.unflatten(0, (-1, inputs[0].shape[1]))
+        if self.shown is not None:
+            injected[0] = injected[0] + self.shown(*inputs[:2], keep).to(injected[0].dtype)
+        return injected, logits
 
     def gated(self, injected, c_noise: torch.Tensor, num_frames: int, strength: float = 1.0):
         """The tensors to add at this noise level: injected * gate(c_noise) * strength. c_noise is [B]."""

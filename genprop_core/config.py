@@ -88,6 +88,8 @@ class AdapterConfig:
     injection_norm: whether an injection layer normalises the SCE's feature before its convolution (GroupNorm). It takes
         away how strong the contrast of a frame is, so it is off; docs/mini.md says more.
     selection: whether a map of what to keep, made from the SCE's features, multiplies what is injected.
+    show_source: whether the UNet is shown the source as its image condition where it is kept, in the keyframe's place
+        (`adapters.ShownSource`). It is injected after conv_in, so taps must be "skips".
     tasks: names of the learned task embeddings, in the order of their rows.
     """
 
@@ -97,6 +99,7 @@ class AdapterConfig:
     taps: str = "skips"
     injection_norm: bool = False
     selection: bool = True
+    show_source: bool = True
     tasks: tuple[str, ...] = TASKS
 
     def __post_init__(self):
@@ -107,6 +110,8 @@ class AdapterConfig:
             raise GenPropError(f"sce must be one of {', '.join(SCE_FORMS)}, got {self.sce!r}.")
         if self.taps not in ("skips", "blocks"):
             raise GenPropError(f"taps must be skips or blocks, got {self.taps!r}.")
+        if self.show_source and self.taps != "skips":
+            raise GenPropError(f"show_source needs taps to be skips, got {self.taps!r}. Switch one of them off.")
         object.__setattr__(self, "tasks", tuple(self.tasks))
         if not self.tasks:
             raise GenPropError("tasks must name at least one task.")
@@ -136,7 +141,8 @@ class AdapterConfig:
     def from_json(cls, text: str) -> "AdapterConfig":
         try:
             values = json.loads(text)
-            values = {"selection": False, "injection_norm": True, **values}  # as in files that say nothing of them
+            silent = {"selection": False, "injection_norm": True, "show_source": False}  # files that say nothing of it
+            values = silent | values
             return cls(**{**values, "base": BaseShape(**values["base"])})
         except (TypeError, KeyError, json.JSONDecodeError) as error:
             raise GenPropError(

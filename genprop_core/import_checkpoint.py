@@ -76,7 +76,8 @@ def import_checkpoint(old: Path, out: Path, base="mini") -> ImportReport:
     blocks = {int(m[1]) for k in parts["sce_state_dict"] if (m := re.match(r"blocks\.(\d+)\.", k))}
     if not blocks:
         raise GenPropError(f"Expected an SCE with blocks in {old}, got none. The checkpoint is damaged.")
-    adapters = GenPropAdapters.from_unet(base.unet, num_blocks=max(blocks) + 1, taps="blocks", injection_norm=True)
+    form = {"taps": "blocks", "injection_norm": True, "show_source": False}
+    adapters = GenPropAdapters.from_unet(base.unet, num_blocks=max(blocks) + 1, **form)
     state, report = adapters.state_dict(), ImportReport()
 
     def carry(old_name: str, name: str, value: torch.Tensor):

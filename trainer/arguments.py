@@ -7,7 +7,11 @@ from pathlib import Path
 from genprop_core.config import SCE_FORMS
 from genprop_core.errors import GenPropError, Parser
 
-FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on"}  # of fresh adapters
+from . import config_file
+
+# of fresh adapters
+FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on", "show_source": "on"}
+SWITCHES = ("injection_norm", "selection", "show_source")
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
 
 
@@ -99,6 +103,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="a map of what to keep, made by the SCE, multiplies what is injected; on for fresh adapters",
     )
     group.add_argument(
+        "--show_source",
+        choices=["on", "off"],
+        help="where the source is kept, the UNet is shown it in the keyframe's place; on for fresh adapters",
+    )
+    group.add_argument(
         "--injection_norm",
         choices=["on", "off"],
         help="a GroupNorm before what is injected; off for fresh adapters: it loses the contrast of a frame",
@@ -106,7 +115,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--init_adapters",
         metavar="FILE",
-        help="adapters (.safetensors) to start from, instead of fresh ones; the four settings above are the file's",
+        help="adapters (.safetensors) to start from, instead of fresh ones; the five settings above are the file's",
     )
     group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
 
@@ -212,7 +221,7 @@ def parse(argv=None) -> argparse.Namespace:
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
-    args = parser.parse_args(([] if path is None else from_toml(path, parser)) + argv)
+    args = parser.parse_args(([] if path is None else config_file.words(path, parser)) + argv)
     missing = [f"--{name}" for name in REQUIRED if getattr(args, name) is None and not args.dry_run]
     if missing:
         raise GenPropError(
@@ -225,42 +234,3 @@ def parse(argv=None) -> argparse.Namespace:
         args.cache_dir = str(Path(args.output_dir) / "cache")
     args.cache_dir = None if args.cache_dir == "none" else args.cache_dir
     return args
-
-
-def from_toml(path, parser) -> list[str]:
-    """The settings of a TOML file as command-line words. Tables only group: their names are not looked at."""
-    values = _flat(_read_toml(Path(path)))
-    actions = {a.dest: a for a in parser._actions if a.option_strings and a.dest not in ("help", "config")}
-    unknown = sorted(values.keys() - actions.keys())
-    if unknown:
-        raise GenPropError(f"Expected settings of the trainer in {path}, got {', '.join(unknown)}. --help lists them.")
-    words = []
-    for name, value in values.items():
-        if actions[name].nargs == 0:
-            if not isinstance(value, bool):
-                raise GenPropError(f"Expected true or false for {name} in {path}, got {value!r}.")
-            words += [f"--{name}"] if value else []
-        else:
-            words.append(f"--{name}={value}")
-    return words
-
-
-def _flat(table: dict) -> dict:
-    out = {}
-    for key, value in table.items():
-        out |= _flat(value) if isinstance(value, dict) else {key: value}
-    return out
-
-
-def _read_toml(path: Path) -> dict:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise GenPropError("Expected Python 3.11 or newer for --config. On 3.10 run: pip install tomli.") from None
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise GenPropError(f"Expected a TOML file at {path}, but it cannot be read ({error}).") from None

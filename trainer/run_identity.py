@@ -39,7 +39,7 @@ FREE = {
     "base",
 }
 # must agree even when only the weights are taken
-MODEL = {"sce", "num_blocks", "injection_norm", "selection", "base_fingerprint"}
+MODEL = {"sce", "num_blocks", "injection_norm", "selection", "show_source", "base_fingerprint"}
 # digests, and what it means that they differ; a run without a cache has none of the contents
 CLIPS = {
     "clip_names": "the clips of --train_data_dir were others, by their names or tasks",

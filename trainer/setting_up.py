@@ -1,16 +1,19 @@
-"""What a run starts with: Accelerate as its settings ask for it, the encoder, and the adapters that are trained."""
+"""What a run starts with: Accelerate as its settings ask for it, the encoder, its clips and the adapters."""
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import load_adapters
 from genprop_core.errors import GenPropError
 
 from . import arguments
+from .dataset import find_triples
 from .encoder import Encoder
-from .logs import check_tracker
+from .latent_cache import LatentCache, without_cache
+from .logs import Live, check_tracker
+from .windows import check_sizes
 
 
 def make_accelerator(args) -> Accelerator:
@@ -48,7 +51,7 @@ def tell_deepspeed(accelerator, args):
 
 
 def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
-    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the four settings of their form that
+    """Fresh adapters, or those of --init_adapters with their file's digest. Sets the settings of their form that
     were not given."""
     file = None if args.init_adapters is None else load_adapters(args.init_adapters)
     form = dict(arguments.FORM)
@@ -56,7 +59,7 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
         file.check(base.fingerprint())
         config = file.adapters.config
         form = {"sce": config.sce, "num_blocks": config.num_blocks}
-        form |= {name: "on" if getattr(config, name) else "off" for name in ("injection_norm", "selection")}
+        form |= {name: "on" if getattr(config, name) else "off" for name in arguments.SWITCHES}
     given = {name: getattr(args, name) for name in form if getattr(args, name) is not None}
     other = [f"--{name} {form[name]}, not {value}" for name, value in given.items() if value != form[name]]
     if file is not None and other:
@@ -66,7 +69,7 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
     vars(args).update(form | given)
     if file is not None:
         return file.adapters, file.digest
-    switches = {name: getattr(args, name) == "on" for name in ("injection_norm", "selection")}
+    switches = {name: getattr(args, name) == "on" for name in arguments.SWITCHES}
     made = GenPropAdapters.from_unet(base.unet, num_blocks=args.num_blocks, sce=args.sce, **switches)
     return made, None
 
@@ -76,3 +79,18 @@ def make_encoder(args, base, device) -> Encoder:
     kept = torch.float32 if args.mixed_precision == "no" else torch.float16
     bfloat16 = args.mixed_precision == "bf16"
     return Encoder(base, device, args.corrupt_source, kept, resident=args.cache_dir is None, bfloat16=bfloat16)
+
+
+def load_data(args, accelerator, base, encoder):
+    """The checked training clips, their latents encoded; every process does its share of the work."""
+    triples = find_triples(args.train_data_dir)
+    share = triples[accelerator.process_index :: accelerator.num_processes]
+    if args.cache_dir is None:
+        entries = without_cache(share, args.num_frames, args.resolution, base.size_multiple)
+    else:
+        cache = LatentCache(args.cache_dir, encoder, base.name, args.resolution, base.size_multiple)
+        progress = Live(accelerator.is_main_process).counter("encoding clips")
+        entries = cache.fill(share, args.num_frames, progress)
+    entries = sorted(gather_object(entries), key=lambda e: e.triple.name)
+    check_sizes(entries, args.batch_size)
+    return entries

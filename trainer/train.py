@@ -19,96 +19,28 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 import torch
-from accelerate.utils import DistributedType, gather_object, set_seed
+from accelerate.utils import DistributedType, set_seed
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
 from genprop_core.base import load_base
-from genprop_core.conditioning import NOISE_AUGMENTATION, Condition, micro_conditions
-from genprop_core.errors import GenPropError, exit_code
+from genprop_core.errors import exit_code
 from genprop_core.losses import LossSettings
 from trainer import arguments, checkpoint_state, gradient_checkpointing, state_tensors
 from trainer.dataset import find_triples
-from trainer.latent_cache import LatentCache, without_cache
-from trainer.logs import Live, RunLog, mean_over_processes
+from trainer.logs import RunLog, mean_over_processes
 from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
+from trainer.optimisation import Step, check_finite, learning_rate, parameter_groups
 from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
-from trainer.setting_up import make_accelerator, make_encoder, new_adapters
-from trainer.step import StepSettings, loss_terms, selectivity
+from trainer.setting_up import load_data, make_accelerator, make_encoder, new_adapters
+from trainer.step import StepSettings, selectivity
 from trainer.validation import Validator
-from trainer.windows import Windows, check_sizes, loader, to_device
+from trainer.windows import Windows, loader, to_device
 
 log = logging.getLogger("trainer")
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-
-
-class Step(torch.nn.Module):
-    """The adapters with their loss as `forward`, so that Accelerate can wrap them. The frozen UNet stays outside."""
-
-    def __init__(self, adapters: GenPropAdapters, unet, defaults):
-        super().__init__()
-        self.adapters, self.defaults = adapters, defaults
-        self.__dict__["unet"] = unet  # not a submodule: neither trained, nor wrapped, nor saved
-
-    def forward(self, taps, batch: dict, settings: StepSettings, selective: float) -> dict:
-        micro = micro_conditions(
-            self.defaults.fps, self.defaults.motion_bucket, NOISE_AUGMENTATION, len(batch["target"])
-        )
-        condition = Condition(
-            image_latents=batch["image"],
-            clip=batch["clip"],
-            micro=micro.to(batch["target"].device),
-            task=batch["task"],
-            source=batch["source"],
-            keyframe=batch["image"],
-        )
-        target, mask, random = batch["target"], batch["mask"], batch["random"]
-        return loss_terms(self.unet, taps, self.adapters, condition, target, mask, random, settings, selective)
-
-
-def parameter_groups(adapters: GenPropAdapters, args) -> list[dict]:
-    """The SCE, copied from the base, at --lr; what starts from nothing at --new_layers_lr times that."""
-    copied = [p for p in adapters.sce.parameters() if p.requires_grad]
-    new = adapters.trainable()[len(copied) :]
-    return [{"params": copied, "factor": 1.0}, {"params": new, "factor": args.new_layers_lr}]
-
-
-def learning_rate(step: int, args, total: int) -> float:
-    """Linear warm-up to --lr, then by --lr_scheduler to the end of the run. step counts from 0."""
-    if step < args.warmup_steps:
-        return args.lr * (step + 1) / args.warmup_steps
-    done = (step - args.warmup_steps) / max(1, total - args.warmup_steps)
-    return (
-        args.lr
-        * {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[args.lr_scheduler]
-    )
-
-
-def load_data(args, accelerator, base, encoder):
-    """The checked training clips, their latents encoded; every process does its share of the work."""
-    triples = find_triples(args.train_data_dir)
-    share = triples[accelerator.process_index :: accelerator.num_processes]
-    if args.cache_dir is None:
-        entries = without_cache(share, args.num_frames, args.resolution, base.size_multiple)
-    else:
-        cache = LatentCache(args.cache_dir, encoder, base.name, args.resolution, base.size_multiple)
-        progress = Live(accelerator.is_main_process).counter("encoding clips")
-        entries = cache.fill(share, args.num_frames, progress)
-    entries = sorted(gather_object(entries), key=lambda e: e.triple.name)
-    check_sizes(entries, args.batch_size)
-    return entries
-
-
-def check_finite(what: str, value, names: list[str], step: int):
-    """Raises GenPropError when the loss or the gradient norm of a step is not finite. names: of its clips."""
-    if not math.isfinite(value := float(value)):
-        raise GenPropError(
-            f"The {what} became {value} at step {step + 1} with the clip{'s' * (len(names) > 1)} "
-            f"{', '.join(names)}. Nothing of it was saved. Look at the clip; a lower --lr or "
-            "--mixed_precision no may help."
-        )
 
 
 def run(args):

@@ -94,14 +94,15 @@ def test_only_svd_is_a_base():
         BaseShape.from_unet(torch.nn.Linear(1, 1))
 
 
-def test_files_from_before_the_selection_and_of_injections_with_norms_still_load(tmp_path):
+def test_files_that_say_nothing_of_later_settings_still_load(tmp_path):
     unet = tiny_unet()
-    adapters = GenPropAdapters.from_unet(unet, selection=False, injection_norm=True)
+    adapters = GenPropAdapters.from_unet(unet, selection=False, injection_norm=True, show_source=False)
     save_adapters(tmp_path / "a.safetensors", adapters, Fingerprint.of_unet(unet), {})
     tensors, metadata = load_tensors(tmp_path / "a.safetensors")
     config = json.loads(adapters.config.to_json())
-    config = {k: v for k, v in config.items() if k not in ("selection", "injection_norm")}
+    config = {k: v for k, v in config.items() if k not in ("selection", "injection_norm", "show_source")}
     name = next(k for k, v in metadata.items() if v == adapters.config.to_json())
     save_tensors(tmp_path / "b.safetensors", tensors, {**metadata, name: json.dumps(config)})
     loaded = load_adapters(tmp_path / "b.safetensors").adapters
-    assert loaded.selection is None and all(isinstance(i.norm, torch.nn.GroupNorm) for i in loaded.injections)
+    assert loaded.shown is None and loaded.selection is None
+    assert all(isinstance(i.norm, torch.nn.GroupNorm) for i in loaded.injections)

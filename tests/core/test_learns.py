@@ -1,13 +1,18 @@
 """The defects that kept the earlier public implementation from learning, one test each."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny import tiny_condition, tiny_unet
 
 from genprop_core import edm
-from genprop_core.adapters import GenPropAdapters, MaskPredictionDecoder
+from genprop_core.adapters import GAIN_SPEED, GenPropAdapters, MaskPredictionDecoder
 from genprop_core.attach import attach, tap_modules
+from genprop_core.conditioning import SCALING
 from genprop_core.config import AdapterConfig, BaseShape
+from genprop_core.errors import GenPropError
+from genprop_core.unet import denoise
 from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
 
 
@@ -128,7 +133,10 @@ def test_the_addition_reaches_every_skip_connection(blocks):
 def test_default_taps_of_svd():
     svd = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
     assert AdapterConfig(svd).tap_widths() == [320, 320, 320, 320, 640, 640, 640]
-    assert AdapterConfig(svd, taps="blocks").active_taps() == [False, False, False, True, False, False, True]
+    blocks = AdapterConfig(svd, taps="blocks", show_source=False)
+    assert blocks.active_taps() == [False, False, False, True, False, False, True]
+    with pytest.raises(GenPropError, match="show_source needs taps to be skips, got 'blocks'"):
+        AdapterConfig(svd, taps="blocks")
 
 
 @pytest.mark.parametrize("frames,height,width", [(1, 4, 4), (3, 5, 9), (25, 8, 16)])
@@ -161,6 +169,37 @@ def test_selection_depends_on_the_features_where_it_has_learned():
     with torch.no_grad():
         a, b = (adapters.encode_and_select(s, *rest)[1] for s in (c.source, c.source.flip(-1)))
     assert (a - b).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("sce, selection", [("static", True), ("fused", True), ("static", False)])
+def test_the_shown_source_is_the_image_condition_where_it_is_kept(sce, selection):
+    """Injected after conv_in with a gain of 1 it is, to rounding, what the UNet makes of that image condition."""
+    unet, c = tiny_unet(), tiny_condition(batch=2)
+    c = replace(c, keyframe=c.image_latents)
+    adapters = GenPropAdapters.from_unet(unet, sce=sce, selection=selection)
+    x, sigma, keep = torch.randn_like(c.source), torch.tensor([0.5, 3.0]), 1.0
+    before = c.source.clone(), c.keyframe.clone()
+    with torch.no_grad():
+        for layer in adapters.injections:  # the fused form's start small, not at zero
+            layer.conv.weight.zero_()
+        if selection:
+            torch.nn.init.normal_(adapters.selection.out.weight)
+        inputs = c.source, c.keyframe, c.clip, c.micro, c.task
+        injected, logits = adapters.encode_and_select(*inputs)
+        assert not any(f.any() for f in injected)  # nothing is shown at the start
+        adapters.shown.gain.fill_(1 / GAIN_SPEED)
+        injected, logits = adapters.encode_and_select(*inputs)
+        if selection:
+            keep = 1 - logits.sigmoid()
+            assert keep.max() - keep.min() > 0.1
+        mixed = replace(c, image_latents=keep * c.source / SCALING + (1 - keep) * c.keyframe)
+        expected, plain = denoise(unet, x, sigma, mixed), denoise(unet, x, sigma, c)
+        with attach(unet, 2) as taps:
+            made = denoise(unet, x, sigma, c, taps, adapters, injected if sce == "static" else None)
+    if sce == "static":  # the fused form's selection sees the UNet's features too
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-4)
+    assert (expected - plain).abs().max() > 0.01 and (made - plain).abs().max() > 0.01
+    assert before[0].equal(c.source) and before[1].equal(c.keyframe)
 
 
 def test_at_first_only_copying_counts():

@@ -132,8 +132,11 @@ def test_adapters_take_over_what_fits_of_earlier_ones():
     expected = earlier.state_dict()
     assert all(v.equal(expected[k]) for k, v in same.state_dict().items())
     fresh = {k for k, v in other.state_dict().items() if k not in expected or not v.equal(expected[k])}
-    assert fresh and all(k.startswith("injections.") for k in fresh)
-    assert not any(layer.conv.weight.any() for layer in other.injections)
+    assert fresh and all(k.startswith(("injections.", "shown.")) for k in fresh)
+    assert not any(layer.conv.weight.any() for layer in other.injections) and not other.shown.gain.any()
+    without = GenPropAdapters.from_unet(unet, injection_norm=True, show_source=False)
+    assert not take_over(without, earlier) and not any(layer.conv.weight.any() for layer in without.injections)
+    assert without.sce.conv_in.weight.equal(earlier.sce.conv_in.weight)
 
 
 def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_it(tmp_path, capsys):

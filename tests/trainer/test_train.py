@@ -181,7 +181,7 @@ def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):
     from genprop_core.errors import GenPropError
-    from trainer import train as module
+    from trainer import optimisation as module
 
     loss_terms, calls = module.loss_terms, []
 

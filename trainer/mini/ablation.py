@@ -17,7 +17,8 @@ VARIANTS = {
     "no copying stage": {"shares": (0.0, 0.0)},
     "fused SCE": {"sce": "fused"},
     "a norm in every injection": {"injection_norm": True},
-    "block outputs only": {"taps": "blocks"},
+    "block outputs only": {"taps": "blocks", "show_source": False},
+    "the UNet not shown the source": {"show_source": False},
     "one copied block": {"num_blocks": 1},
 }
 IN_ONE_BRANCH = "default, SCE in the full branch only"

@@ -47,16 +47,15 @@ def _check(unet, taps, adapters, pairs):
 def take_over(adapters, earlier):
     """Gives `adapters` the weights of `earlier` ones.
 
-    Injections with a norm are no start for ones without, since what they are given has another scale: they stay fresh.
-    Returns whether the injections were taken over too.
+    Injections are no start in another form and stay fresh there: with a norm they are given another scale, and without
+    the shown source they had to do what that does now. Returns whether they were taken over too.
     """
-    state = earlier.state_dict()
-    if earlier.config.injection_norm != adapters.config.injection_norm:
-        own = adapters.state_dict()
-        state = {k: v for k, v in state.items() if not k.startswith("injections.")}
-        state |= {k: v for k, v in own.items() if k.startswith("injections.")}
-    adapters.load_state_dict(state)
-    return earlier.config.injection_norm == adapters.config.injection_norm
+    own, state = adapters.state_dict(), earlier.state_dict()
+    forms = [(a.config.injection_norm, a.config.show_source) for a in (adapters, earlier)]
+    same = forms[0] == forms[1]
+    state = {k: v for k, v in state.items() if k in own and (same or not k.startswith(("injections.", "shown.")))}
+    adapters.load_state_dict(own | state)
+    return same
 
 
 def state_name(config: dict) -> str:
@@ -79,7 +78,7 @@ def train(
     start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on
     can copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the
     mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig
-    (num_blocks, sce, taps, selection), for ablations; the state's name carries it.
+    (num_blocks, sce, taps, selection, show_source), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
     unet = new_unet()
