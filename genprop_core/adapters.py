@@ -54,7 +54,8 @@ class ShownSource(nn.Module):
 
     The first layer is a convolution, linear in the image condition, so the injection that turns the keyframe into
     `keep * source + (1 - keep) * keyframe` is that convolution of `keep * (source - keyframe)`. It starts as the base's
-    own, times a gain per channel that starts at 0.
+    own, times a gain per channel that starts at 0. It stands where the SCE's first feature would be injected: that is
+    linear in the source too, and learns the same, slowly and never quite.
     """
 
     def __init__(self, width: int, conv_in=None):
@@ -128,13 +129,14 @@ class GenPropAdapters(nn.Module):
         self.sce = SelectiveContentEncoder(config, unet)
         # The fused SCE has a zero-initialised projection already, so its injections start small instead of zero.
         std = 1e-3 if config.sce == "fused" else 0.0
-        pairs = zip(config.tap_widths(), config.active_taps())
+        widths, active = config.tap_widths(), config.active_taps()
+        active[0] &= not config.show_source
         self.injections = nn.ModuleList(
-            Injection(width, std, config.injection_norm) if active else nn.Identity() for width, active in pairs
+            Injection(width, std, config.injection_norm) if on else nn.Identity() for width, on in zip(widths, active)
         )
-        self.selection = Selection(config.tap_widths()) if config.selection else None
+        self.selection = Selection(widths) if config.selection else None
         conv_in = None if unet is None else unet.conv_in
-        self.shown = ShownSource(config.tap_widths()[0], conv_in) if config.show_source else None
+        self.shown = ShownSource(widths[0], conv_in) if config.show_source else None
         self.mpd = MaskPredictionDecoder(config.base.block_out_channels[1])
 
     @classmethod
@@ -168,15 +170,27 @@ class GenPropAdapters(nn.Module):
             injected = [f if f is None else f * F.interpolate(keep, size=f.shape[-2:], mode="area") for f in injected]
             logits = logits.unflatten(0, (-1, inputs[0].shape[1]))
         if self.shown is not None:
-            injected[0] = injected[0] + self.shown(*inputs[:2], keep).to(injected[0].dtype)
+            injected[0] = self.shown(*inputs[:2], keep)
         return injected, logits
 
-    def gated(self, injected, c_noise: torch.Tensor, num_frames: int, strength: float = 1.0):
-        """The tensors to add at this noise level: injected * gate(c_noise) * strength. c_noise is [B]."""
+    def gated(self, injected, c_noise: torch.Tensor, num_frames: int, strength: float = 1.0, drop=None):
+        """The tensors to add at this noise level: injected * gate(c_noise) * strength. c_noise is [B].
+
+        drop: optional bools, one for each sample in the call, B or a multiple of it: True where the UNet's image
+        condition is zeroed. The source is not shown there: there is no keyframe that it could take the place of.
+        """
         out = []
         for layer, feature in zip(self.injections, injected, strict=True):
             if feature is None:
                 out.append(None)
+                continue
+            if not isinstance(layer, Injection):  # the shown source, at every noise level alike
+                feature = strength * feature
+                if drop is not None:
+                    rows = feature.unflatten(0, (-1, num_frames))
+                    rows = rows.repeat(len(drop) // len(rows), 1, 1, 1, 1)
+                    feature = (rows * edm.expand(~drop, rows)).flatten(0, 1)
+                out.append(feature)
                 continue
             gate = (strength * layer.gate(c_noise)).to(feature.dtype).repeat_interleave(num_frames, dim=0)
             out.append(feature * gate[:, :, None, None])

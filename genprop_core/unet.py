@@ -28,7 +28,7 @@ def denoise(
     def network(scaled, c_noise):
         if adapters is not None and adapters.config.sce == "static":
             own = next(f for f in injected if f is not None).shape[0] // frames
-            taps.add = adapters.gated(injected, c_noise[:own], frames, strength)
+            taps.add = adapters.gated(injected, c_noise[:own], frames, strength, drop)
         elif adapters is not None:
 
             def first(features):
@@ -41,7 +41,7 @@ def denoise(
                     features,
                     c_noise,
                 )
-                return adapters.gated(made, c_noise, frames, strength)
+                return adapters.gated(made, c_noise, frames, strength, drop)
 
             taps.first = first
         return unet(

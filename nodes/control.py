@@ -63,15 +63,17 @@ class GenPropControl(ControlBase):
             return previous
         index = self._check(x_noisy, batched_number, transformer_options)
         c_noise = edm.scalings(t[:1].float())[3].to(x_noisy.device)
+        drop = torch.tensor([branch == 1 for branch in transformer_options["cond_or_uncond"]], device=x_noisy.device)
         if self.segment.features.injected is None:
-            taps = self._fused(x_noisy, t, cond, batched_number, index, c_noise)
+            taps = self._fused(x_noisy, t, cond, index, c_noise, drop)
         else:
             module, frames = self.adapters.patcher.model, len(self.segment.frames)
             features = self._features(x_noisy.device)
             if len(index) != frames:
                 features = [f if f is None else f[index] for f in features]
-            taps = module.gated(features, c_noise, len(index), self.injection_strength)
-            taps = [f if f is None else f.repeat(batched_number, 1, 1, 1) for f in taps]
+            taps = module.gated(features, c_noise, len(index), self.injection_strength, drop)
+            copies = [1 if f is None else len(x_noisy) // len(f) for f in taps]
+            taps = [f if f is None else f.repeat(n, 1, 1, 1) for f, n in zip(taps, copies)]
         # core pops from the end (block 0 comes last), but merges chained controls from the start
         base = self.adapters.base
         blocks = len(base.block_out_channels) * (base.layers_per_block + 1)
@@ -112,14 +114,14 @@ class GenPropControl(ControlBase):
             self.on_device = moved  # else they come from the CPU's memory at every step
         return moved
 
-    def _fused(self, x_noisy, t, cond, copies, index, c_noise):
+    def _fused(self, x_noisy, t, cond, index, c_noise, drop):
         """The fused SCE, on the UNet's own first features of every branch."""
         module, base = self.adapters.patcher.model, self.model
         scaled = base.model_sampling.calculate_input(t, x_noisy)
         dtype = base.manual_cast_dtype or base.get_dtype()
         picture = cond["c_concat"].to(scaled.device, scaled.dtype)
         first = base.diffusion_model.input_blocks[0][0](torch.cat([scaled, picture], dim=1).to(dtype))
-        own = next(module.parameters()).dtype
+        own, copies = next(module.parameters()).dtype, len(drop)
         part = self.segment.condition.to(x_noisy.device)
 
         def repeated(value):
@@ -130,7 +132,7 @@ class GenPropControl(ControlBase):
             repeated(part.source[:, index]).to(own), repeated(part.keyframe[:, index]).to(own),
             repeated(part.clip).to(own), repeated(part.micro), repeated(part.task), first.to(own), levels,
         )  # fmt: skip
-        return module.gated(made, levels, len(index), self.injection_strength)
+        return module.gated(made, levels, len(index), self.injection_strength, drop)
 
     def copy(self):
         c = GenPropControl(self.adapters, self.segment, self.injection_strength)

@@ -80,6 +80,12 @@ def build_parser() -> argparse.ArgumentParser:
         default="none",
         help="hide the source inside the mask, for use with a second pass",
     )
+    group.add_argument(
+        "--worn_keyframes",
+        type=SHARE,
+        default=0.0,
+        help="share of windows whose keyframe has errors in the mask, as one made by an earlier window; for long clips",
+    )
     group.add_argument("--corrupt_probability", type=SHARE, default=0.5, help="share of windows so treated, 0 to 1")
     group.add_argument("--reverse", type=SHARE, default=0.0, help="share of windows played backwards, 0 to 1")
     group.add_argument(

@@ -3,15 +3,21 @@
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 
 from genprop_core import edm, losses
-from genprop_core.conditioning import Condition
+from genprop_core.conditioning import SCALING, Condition
 from genprop_core.unet import denoise
+
+MOST_STAIN = 0.4  # of what was removed in a worn keyframe
 
 
 @dataclass(frozen=True)
 class StepSettings:
-    """Noise levels, dropout and loss of a step. delta: size of the perturbation of L_grad, in latent units."""
+    """Noise levels, dropout and loss of a step. delta: size of the perturbation of L_grad, in latent units.
+
+    worn_keyframes: share of the samples whose keyframe is `worn`.
+    """
 
     loss: losses.LossSettings = losses.LossSettings()
     sigma_mean: float = 0.7
@@ -19,24 +25,27 @@ class StepSettings:
     cond_dropout: float = 0.1
     injection_weight: float = 1.0
     delta: float = 0.05
+    worn_keyframes: float = 0.0
 
 
 def draw(seed: int, shape, settings: StepSettings) -> dict[str, torch.Tensor]:
     """Everything random of one sample, from its own seed: one process and many see the same training.
 
-    shape: [T,4,h,w]. Returns noise and perturbation (that shape), sigma [1] and drop [1].
+    shape: [T,4,h,w]. Returns noise and perturbation (that shape), sigma [1], drop [1] and wear [1,2].
     """
     g = torch.Generator().manual_seed(seed)
-    return {
+    drawn = {
         "noise": torch.randn(shape, generator=g),
         "sigma": edm.training_sigmas(1, g, settings.sigma_mean, settings.sigma_std),
         "drop": torch.rand(1, generator=g) < settings.cond_dropout,
         "perturbation": torch.randn(shape, generator=g),
     }
+    wears = torch.rand(1, 1, generator=g) < settings.worn_keyframes
+    return drawn | {"wear": wears * torch.rand(1, 2, generator=g) * torch.tensor([MOST_STAIN, 1.0])}
 
 
 def stack(draws: list[dict]) -> dict[str, torch.Tensor]:
-    """The draws of a batch's samples: noise and perturbation [B,T,4,h,w], sigma and drop [B]."""
+    """The draws of a batch's samples: noise and perturbation [B,T,4,h,w], sigma and drop [B], wear [B,1,2]."""
     return {
         k: torch.cat([d[k] for d in draws]) if draws[0][k].ndim == 1 else torch.stack([d[k] for d in draws])
         for k in draws[0]
@@ -54,6 +63,22 @@ def selectivity(step: int, total: int, copy_share: float, ramp_share: float) -> 
     return min(1.0, max(0.0, (step / total - copy_share) / max(ramp_share, 1e-9)))
 
 
+def worn(condition: Condition, mask, wear) -> Condition:
+    """The condition with its first keyframe as an earlier window would have made it, for clips of many windows.
+
+    mask: [B,T,1,h,w] soft; wear: [B,1,2] in [0,1], how much of what was removed is in the keyframe's mask as a stain,
+    and how far that part is blurred. The target stays as it is, so the adapters learn not to hand an error on.
+    """
+    key = condition.keyframe[:, :1]
+    stain = condition.source[:, :1] / SCALING - key
+    blur = F.avg_pool2d(key[:, 0], 3, 1, 1, count_include_pad=False)[:, None] - key
+    share = wear[..., None, None, None]  # [B,1,2,1,1,1]
+    change = mask[:, :1] * (share[:, :, 0] * stain + share[:, :, 1] * blur)
+    of_first = (condition.keyframe == key).flatten(2).all(2)[..., None, None, None]
+    change = (change * of_first).to(key.dtype)
+    return replace(condition, image_latents=condition.image_latents + change, keyframe=condition.keyframe + change)
+
+
 def loss_terms(
     unet, taps, adapters, condition: Condition, target, mask, random, settings: StepSettings, selective: float = 1.0
 ):
@@ -64,6 +89,8 @@ def loss_terms(
     """
     frames, sigma = target.shape[1], random["sigma"]
     noisy = target + edm.expand(sigma, target) * random["noise"]
+    if settings.worn_keyframes:
+        condition = worn(condition, mask, random["wear"])
 
     def encode(source):
         return adapters.encode_and_select(source, condition.keyframe, condition.clip, condition.micro, condition.task)

@@ -7,13 +7,18 @@ import torch
 from tiny import tiny_condition, tiny_unet
 
 from genprop_core import edm
-from genprop_core.adapters import GAIN_SPEED, GenPropAdapters, MaskPredictionDecoder
+from genprop_core.adapters import GAIN_SPEED, GenPropAdapters, Injection, MaskPredictionDecoder
 from genprop_core.attach import attach, tap_modules
 from genprop_core.conditioning import SCALING
 from genprop_core.config import AdapterConfig, BaseShape
 from genprop_core.errors import GenPropError
 from genprop_core.unet import denoise
 from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
+
+
+def layers(adapters):
+    """The injection layers by their tap; with the shown source there is none after conv_in."""
+    return {index: layer for index, layer in enumerate(adapters.injections) if isinstance(layer, Injection)}
 
 
 def _steps(adapters, unet, count):
@@ -41,7 +46,8 @@ def test_everything_moves(sce, normed):
     adapters = GenPropAdapters.from_unet(unet, sce=sce, injection_norm=normed)
     before = {k: v.clone() for k, v in adapters.named_parameters()}
     _steps(adapters, unet, 1)
-    for index, layer in enumerate(adapters.injections):
+    assert adapters.shown.gain.all() and list(layers(adapters)) == list(range(1, len(adapters.injections)))
+    for index, layer in layers(adapters).items():
         assert not torch.equal(layer.conv.weight, before[f"injections.{index}.conv.weight"])
     adapters = GenPropAdapters.from_unet(unet, sce=sce, injection_norm=normed)
     _steps(adapters, unet, 2)
@@ -57,7 +63,7 @@ def test_frozen_parts_would_get_no_gradient_anyway():
     adapters = GenPropAdapters.from_unet(unet)
     adapters.requires_grad_(True)
     with torch.no_grad():
-        for layer in adapters.injections:
+        for layer in layers(adapters).values():
             layer.conv.weight.normal_(std=0.1)
     _steps(adapters, unet, 1)
     for name, parameter in adapters.named_parameters():
@@ -151,13 +157,13 @@ def test_the_selection_multiplies_what_is_injected():
     c = tiny_condition(batch=2)
     inputs = c.source, c.keyframe, c.clip, c.micro, c.task
     with torch.no_grad():
-        for layer in adapters.injections:
+        for layer in layers(adapters).values():
             layer.conv.weight.normal_(std=0.1)
         injected, logits = adapters.encode_and_select(*inputs)
         assert logits.shape == (2, 4, 1, 8, 8) and 0.9 < (1 - logits.sigmoid()).min() < 1
         for value, wanted in ((100.0, 0.0), (-100.0, None)):
             adapters.selection.out.bias.fill_(value)
-            for f, g in zip(adapters.encode(*inputs), injected):
+            for f, g in list(zip(adapters.encode(*inputs), injected))[1:]:
                 torch.testing.assert_close(f, g * 0 if wanted == 0.0 else g / (1 - logits.mean().sigmoid()))
 
 
@@ -180,7 +186,7 @@ def test_the_shown_source_is_the_image_condition_where_it_is_kept(sce, selection
     x, sigma, keep = torch.randn_like(c.source), torch.tensor([0.5, 3.0]), 1.0
     before = c.source.clone(), c.keyframe.clone()
     with torch.no_grad():
-        for layer in adapters.injections:  # the fused form's start small, not at zero
+        for layer in layers(adapters).values():  # the fused form's start small, not at zero
             layer.conv.weight.zero_()
         if selection:
             torch.nn.init.normal_(adapters.selection.out.weight)
@@ -202,12 +208,30 @@ def test_the_shown_source_is_the_image_condition_where_it_is_kept(sce, selection
     assert before[0].equal(c.source) and before[1].equal(c.keyframe)
 
 
+@pytest.mark.parametrize("sce", ["static", "fused"])
+def test_the_source_is_not_shown_where_there_is_no_image_condition(sce):
+    unet, c = tiny_unet(), tiny_condition(batch=2)
+    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    x, sigma, drop = torch.randn_like(c.source), torch.tensor([0.5, 3.0]), torch.tensor([True, False])
+
+    def made():
+        injected = adapters.encode(c.source, c.keyframe, c.clip, c.micro, c.task) if sce == "static" else None
+        with attach(unet, 2) as taps:
+            return denoise(unet, x, sigma, c, taps, adapters, injected, drop=drop)
+
+    with torch.no_grad():
+        without = made()
+        adapters.shown.gain.fill_(1 / GAIN_SPEED)
+        shown = made()
+    assert shown[0].equal(without[0]) and (shown[1] - without[1]).abs().max() > 0.01
+
+
 def test_at_first_only_copying_counts():
     """selective = 0: neither the mask's error, nor the MPD, nor L_grad pulls on the SCE; the MPD itself learns."""
     unet, grads = tiny_unet(), {}
     for selective in (0.0, 1.0):
         adapters = GenPropAdapters.from_unet(unet, selection=False)
-        torch.nn.init.normal_(adapters.injections[0].conv.weight)
+        torch.nn.init.normal_(adapters.injections[1].conv.weight)
         condition, settings = tiny_condition(batch=1), StepSettings(cond_dropout=0.0)
         mask = torch.ones(1, 4, 1, 8, 8)  # no pixel to copy
         random = stack([draw(0, condition.source.shape[1:], settings)])

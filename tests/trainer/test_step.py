@@ -1,0 +1,58 @@
+"""A training step's random draws, and keyframes as an earlier window would have made them."""
+
+from dataclasses import replace
+
+import torch
+
+from genprop_core.conditioning import SCALING, Condition
+from trainer.step import MOST_STAIN, StepSettings, draw, stack, worn
+
+SHAPE = (5, 4, 6, 6)
+
+
+def condition(batch=2):
+    g = torch.Generator().manual_seed(0)
+    frames, height, width = SHAPE[0], *SHAPE[2:]
+    key = torch.randn(batch, 1, 4, height, width, generator=g).repeat(1, frames, 1, 1, 1)
+    source = torch.randn(batch, *SHAPE, generator=g)
+    return Condition(key, torch.zeros(batch, 1, 8), torch.zeros(batch, 3), torch.zeros(batch), source, key)
+
+
+def test_worn_keyframes_change_nothing_else_that_is_drawn():
+    without, settings = draw(7, SHAPE, StepSettings()), StepSettings(worn_keyframes=1.0)
+    assert all(v.equal(draw(7, SHAPE, settings)[k]) for k, v in without.items() if k != "wear")
+    assert not without["wear"].any()
+    wears = stack([draw(seed, SHAPE, replace(settings, worn_keyframes=0.25)) for seed in range(400)])["wear"]
+    assert wears.shape == (400, 1, 2)
+    assert 70 < (wears > 0).any(-1).sum() < 130
+    assert 0.9 * MOST_STAIN < wears[..., 0].max() <= MOST_STAIN and 0.9 < wears[..., 1].max() <= 1
+
+
+def test_a_worn_keyframe_is_stained_by_the_source_inside_the_mask_alone():
+    c, mask = condition(), torch.zeros(2, 5, 1, 6, 6)
+    mask[:, :, :, 2:4, 2:4] = 1.0
+    before = c.keyframe.clone(), c.source.clone()
+    made = worn(c, mask, torch.tensor([[[0.25, 0.0]], [[0.0, 0.0]]]))
+    key, source = c.keyframe[0, 0], c.source[0, 0] / SCALING
+    assert made.keyframe.equal(made.image_latents) and made.source is c.source
+    assert made.keyframe[1].equal(c.keyframe[1])
+    for frame in made.keyframe[0]:
+        torch.testing.assert_close(frame[:, 2:4, 2:4], (0.75 * key + 0.25 * source)[:, 2:4, 2:4])
+        assert frame[:, :2].equal(key[:, :2]) and frame[..., 4:].equal(key[..., 4:])
+    assert before[0].equal(c.keyframe) and before[1].equal(c.source)
+
+
+def test_a_worn_keyframe_is_blurred_by_its_own_neighbours():
+    c, mask = condition(1), torch.ones(1, 5, 1, 6, 6)
+    made = worn(c, mask, torch.tensor([[[0.0, 1.0]]])).keyframe[0, 0]
+    torch.testing.assert_close(made[:, 2, 3], c.keyframe[0, 0][:, 1:4, 2:5].mean((1, 2)))
+    torch.testing.assert_close(made[:, 0, 0], c.keyframe[0, 0][:, :2, :2].mean((1, 2)))
+
+
+def test_further_keyframes_of_a_window_stay_as_they_are():
+    c = condition(1)
+    key = c.keyframe.clone()
+    key[:, 3:] = 5.0
+    c = replace(c, keyframe=key, image_latents=key)
+    made = worn(c, torch.ones(1, 5, 1, 6, 6), torch.tensor([[[0.4, 0.0]]]))
+    assert made.keyframe[:, 3:].equal(key[:, 3:]) and not made.keyframe[:, :3].isclose(key[:, :3]).any()
