@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny import tiny_unet
 
-from genprop_core.adapters import GenPropAdapters
+from genprop_core.adapters import GAIN_SPEED, GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
 from genprop_core.checkpoint import load_adapters, save_adapters
 from genprop_core.conditioning import SCALING
@@ -137,6 +137,8 @@ def test_adapters_take_over_what_fits_of_earlier_ones():
     without = GenPropAdapters.from_unet(unet, injection_norm=True, show_source=False)
     assert not take_over(without, earlier) and not any(layer.conv.weight.any() for layer in without.injections)
     assert without.sce.conv_in.weight.equal(earlier.sce.conv_in.weight)
+    shows = GenPropAdapters.from_unet(unet)
+    assert not take_over(shows, without) and (shows.shown.gain * GAIN_SPEED).eq(1).all()
 
 
 def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_it(tmp_path, capsys):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from genprop_core.adapters import GenPropAdapters
+from genprop_core.adapters import GAIN_SPEED, GenPropAdapters
 from genprop_core.attach import attach
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.files import load_tensors
@@ -48,13 +48,16 @@ def take_over(adapters, earlier):
     """Gives `adapters` the weights of `earlier` ones.
 
     Injections are no start in another form and stay fresh there: with a norm they are given another scale, and without
-    the shown source they had to do what that does now. Returns whether they were taken over too.
+    the shown source they had to do what that does now. It starts at its full gain then, since the selection knows already
+    what is to be kept. Returns whether the injections were taken over too.
     """
     own, state = adapters.state_dict(), earlier.state_dict()
     forms = [(a.config.injection_norm, a.config.show_source) for a in (adapters, earlier)]
     same = forms[0] == forms[1]
     state = {k: v for k, v in state.items() if k in own and (same or not k.startswith(("injections.", "shown.")))}
     adapters.load_state_dict(own | state)
+    if adapters.shown is not None and earlier.shown is None and earlier.selection is not None:
+        torch.nn.init.constant_(adapters.shown.gain, 1 / GAIN_SPEED)
     return same
 
 
