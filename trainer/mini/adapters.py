@@ -48,8 +48,8 @@ def take_over(adapters, earlier):
     """Gives `adapters` the weights of `earlier` ones.
 
     Injections are no start in another form and stay fresh there: with a norm they are given another scale, and without
-    the shown source they had to do what that does now. It starts at its full gain then, since the selection knows already
-    what is to be kept. Returns whether the injections were taken over too.
+    the shown source they had to do what that does now. It starts at its full gain then, since the selection knows
+    already what is to be kept. Returns whether the injections were taken over too.
     """
     own, state = adapters.state_dict(), earlier.state_dict()
     forms = [(a.config.injection_norm, a.config.show_source) for a in (adapters, earlier)]
