@@ -13,6 +13,7 @@ from .errors import GenPropError
 from .sce import SelectiveContentEncoder
 
 GATE_TERMS = 8
+NEAR = 5  # side of the window, in latent pixels, within which something near was edited
 GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
 
 
@@ -77,10 +78,12 @@ class ShownSource(nn.Module):
 
 
 class Selection(nn.Module):
-    """Which part of the source is kept: one map in [0,1] that multiplies every injection.
+    """Which part of the source is kept: one map in [0,1], close to 1 everywhere at the start.
 
     It reads the SCE's features at all taps. The injections at full resolution come from its first layers, which cannot
-    know yet what was edited; the map brings them what the deeper layers found out. It starts close to 1 everywhere.
+    know yet what was edited; the map brings them what the deeper layers found out. What is kept is shown, if the source
+    is; then the other injections are multiplied by `near`, since far from the edit they could only disturb what is
+    shown. Without the shown source they bring everything, and are multiplied by the map itself.
     """
 
     HIDDEN = 32
@@ -93,6 +96,11 @@ class Selection(nn.Module):
         self.out = nn.Conv2d(self.HIDDEN, 1, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.constant_(self.out.bias, -3.0)
+
+    @staticmethod
+    def near(keep: torch.Tensor) -> torch.Tensor:
+        """[B*T,1,h,w], what is kept -> the same shape: 1 where something within 2 latent pixels was edited."""
+        return F.max_pool2d(1 - keep, NEAR, 1, NEAR // 2)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
         """Features at every tap [B*T,C,h',w'] -> logits of the edited region [B*T,1,h,w], at the first tap's size."""
@@ -167,7 +175,8 @@ class GenPropAdapters(nn.Module):
         if self.selection is not None:
             logits = self.selection(features)
             keep = 1 - logits.sigmoid()
-            injected = [f if f is None else f * F.interpolate(keep, size=f.shape[-2:], mode="area") for f in injected]
+            counts = keep if self.shown is None else self.selection.near(keep)
+            injected = [f if f is None else f * F.interpolate(counts, size=f.shape[-2:], mode="area") for f in injected]
             logits = logits.unflatten(0, (-1, inputs[0].shape[1]))
         if self.shown is not None:
             injected[0] = self.shown(*inputs[:2], keep)

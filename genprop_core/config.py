@@ -87,7 +87,7 @@ class AdapterConfig:
     taps: "skips" (conv_in, every layer and downsampler) or "blocks" (only the last output of every copied block).
     injection_norm: whether an injection layer normalises the SCE's feature before its convolution (GroupNorm). It takes
         away how strong the contrast of a frame is, so it is off; docs/mini.md says more.
-    selection: whether a map of what to keep, made from the SCE's features, multiplies what is injected.
+    selection: whether a map of what to keep, made from the SCE's features, says where what is injected (`Selection`).
     show_source: whether the UNet is shown the source as its image condition where it is kept, in the keyframe's place
         (`adapters.ShownSource`). It is injected after conv_in, so taps must be "skips".
     tasks: names of the learned task embeddings, in the order of their rows.

@@ -106,7 +106,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--selection",
         choices=["on", "off"],
-        help="a map of what to keep, made by the SCE, multiplies what is injected; on for fresh adapters",
+        help="a map of what to keep, made by the SCE, says where what is injected; on for fresh adapters",
     )
     group.add_argument(
         "--show_source",

@@ -7,7 +7,7 @@ import torch
 from tiny import tiny_condition, tiny_unet
 
 from genprop_core import edm
-from genprop_core.adapters import GAIN_SPEED, GenPropAdapters, Injection, MaskPredictionDecoder
+from genprop_core.adapters import GAIN_SPEED, GenPropAdapters, Injection, MaskPredictionDecoder, Selection
 from genprop_core.attach import attach, tap_modules
 from genprop_core.conditioning import SCALING
 from genprop_core.config import AdapterConfig, BaseShape
@@ -152,19 +152,36 @@ def test_mask_decoder_takes_any_size(frames, height, width):
     assert logits.shape == (2, frames, 1, height, width)
 
 
-def test_the_selection_multiplies_what_is_injected():
-    adapters = GenPropAdapters.from_unet(tiny_unet())
+@pytest.mark.parametrize("shows", [True, False])
+def test_the_selection_says_where_what_is_injected(shows):
+    """What is kept is shown, and what is near an edit gets the other injections; without showing, what is kept does."""
+    adapters = GenPropAdapters.from_unet(tiny_unet(), show_source=shows)
     c = tiny_condition(batch=2)
     inputs = c.source, c.keyframe, c.clip, c.micro, c.task
     with torch.no_grad():
         for layer in layers(adapters).values():
             layer.conv.weight.normal_(std=0.1)
-        injected, logits = adapters.encode_and_select(*inputs)
-        assert logits.shape == (2, 4, 1, 8, 8) and 0.9 < (1 - logits.sigmoid()).min() < 1
-        for value, wanted in ((100.0, 0.0), (-100.0, None)):
-            adapters.selection.out.bias.fill_(value)
-            for f, g in list(zip(adapters.encode(*inputs), injected))[1:]:
-                torch.testing.assert_close(f, g * 0 if wanted == 0.0 else g / (1 - logits.mean().sigmoid()))
+        if shows:
+            adapters.shown.gain.fill_(1 / GAIN_SPEED)
+        keep = 1 - adapters.encode_and_select(*inputs)[1].sigmoid()
+        assert keep.shape == (2, 4, 1, 8, 8) and 0.9 < keep.min() < 1
+
+        def injected(edited):
+            adapters.selection.out.bias.fill_(100.0 if edited else -100.0)
+            first, *others = (bool(f.any()) for f in adapters.encode(*inputs))
+            return first, set(others)
+
+        assert injected(edited=True) == (False, {shows})
+        assert injected(edited=False) == (True, {not shows})
+
+
+def test_near_an_edit_is_within_two_latent_pixels():
+    keep = torch.ones(1, 1, 9, 9)
+    keep[..., 4, 3] = 0.25
+    near = Selection.near(keep)
+    expected = torch.zeros(1, 1, 9, 9)
+    expected[..., 2:7, 1:6] = 0.75
+    assert near.equal(expected)
 
 
 def test_selection_depends_on_the_features_where_it_has_learned():
