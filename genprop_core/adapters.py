@@ -54,16 +54,17 @@ class ShownSource(nn.Module):
     """Shows the UNet the source where it is kept: what its first layer would give more for that image condition.
 
     The first layer is a convolution, linear in the image condition, so the injection that turns the keyframe into
-    `keep * source + (1 - keep) * keyframe` is that convolution of `keep * (source - keyframe)`. It starts as the base's
-    own, times a gain per channel that starts at 0. It stands where the SCE's first feature would be injected: that is
-    linear in the source too, and learns the same, slowly and never quite.
+    `keep * source + (1 - keep) * keyframe` is that convolution of `keep * (source - keyframe)`. The convolution is the
+    base's own and stays so; what is learned is its gain, from 0. It stands where the SCE's first feature would be
+    injected: that is linear in the source too, and learns the same, slowly and never quite.
     """
 
     def __init__(self, width: int, conv_in=None):
         """conv_in: the UNet's; without it the weights are empty, to be loaded."""
         super().__init__()
         self.conv = nn.Conv2d(4, width, 3, padding=1, bias=False)
-        self.gain = nn.Parameter(torch.zeros(width))
+        self.conv.requires_grad_(False)
+        self.gain = nn.Parameter(torch.zeros(1))
         if conv_in is not None:
             with torch.no_grad():
                 self.conv.weight.copy_(conv_in.weight[:, 4:])
@@ -74,7 +75,7 @@ class ShownSource(nn.Module):
         Returns [B*T,C,h,w], to be added after conv_in.
         """
         difference = (source.float() / SCALING - keyframe.float()).flatten(0, 1)
-        return GAIN_SPEED * self.gain[:, None, None] * self.conv((keep * difference).to(self.conv.weight.dtype))
+        return GAIN_SPEED * self.gain * self.conv((keep * difference).to(self.conv.weight.dtype))
 
 
 class Selection(nn.Module):

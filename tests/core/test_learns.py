@@ -54,7 +54,8 @@ def test_everything_moves(sce, normed):
     still = [k for k, v in adapters.named_parameters() if v.requires_grad and torch.equal(v, before[k])]
     assert still == []
     frozen = {k for k, v in adapters.named_parameters() if not v.requires_grad}
-    assert frozen and all(".attn2.to_q" in k or ".attn2.to_k" in k or ".norm2." in k for k in frozen)
+    assert all(any(part in k for part in ("shown.conv", ".attn2.to_q", ".attn2.to_k", ".norm2.")) for k in frozen)
+    assert len(frozen) > 1 and adapters.shown.conv.weight.equal(unet.conv_in.weight[:, 4:])
     assert all(p.grad is None for p in unet.parameters())
 
 
