@@ -63,7 +63,8 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.2), constrained_layout=True)
     for axis, (stage, key, title) in zip(axes, PANELS):
         begin = 0
-        for path in [Path(folder) / f"{stage}.jsonl", *sorted(Path(folder).glob(f"{stage}_{CONTINUED}*.jsonl"))]:
+        continued = sorted(Path(folder).glob(f"{stage}_{CONTINUED}*.jsonl"), key=lambda p: (len(p.stem), p.stem))
+        for path in [Path(folder) / f"{stage}.jsonl", *continued]:
             rows = [row for row in read(path) if key in row]
             if not rows:  # too short a run for one point
                 continue

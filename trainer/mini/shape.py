@@ -47,7 +47,8 @@ def new_image_encoder(seed=0):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                gaussian = torch.randn(parameter.shape, generator=generator)
+                # in float64: rounding, which depends on the machine, is lost when the result is stored
+                gaussian = torch.randn(parameter.shape, generator=generator).double()
                 rows = gaussian.flatten(1)
                 q = torch.linalg.qr(rows if rows.shape[0] >= rows.shape[1] else rows.T)[0]
                 parameter.copy_((q if rows.shape[0] >= rows.shape[1] else q.T).reshape(parameter.shape))
