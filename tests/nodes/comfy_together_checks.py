@@ -110,10 +110,10 @@ def check_context_window(pack):
 def check_fresh_tensors_every_call(pack):
     """control_merge and the UNet change what they get in place."""
     control = apply(pack)[1][0][1]["control"]
-    stored = [f.clone() for f in control.segment.features.injected]
+    stored, options = [f.clone() for f in control.segment.features.injected], {"cond_or_uncond": [0]}
     with torch.inference_mode():
         for _ in range(2):
-            for tap in control.get_control(torch.zeros(8, 4, 16, 16), torch.full((8,), 2.0), {}, 1, {})["input"]:
+            for tap in control.get_control(torch.zeros(8, 4, 16, 16), torch.full((8,), 2.0), {}, 1, options)["input"]:
                 if tap is not None:
                     tap.mul_(0)
     control.release()

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.comfyui, pytest.mark.browser]
 PATIENCE = 180_000  # milliseconds
 USERS_FILES = ["ImageOnlyCheckpointLoader", "GenPropLoadAdapters"]
 SCREENSHOTS = os.environ.get("GENPROP_SCREENSHOTS")
-STEPS = 25 if SCREENSHOTS else 6  # a picture should show what the mini can do
+STEPS = 6
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
