@@ -70,7 +70,7 @@ class ShownSource(nn.Module):
                 self.conv.weight.copy_(conv_in.weight[:, 4:])
 
     def forward(self, source, keyframe, keep) -> torch.Tensor:
-        """source: scaled latents [B,T,4,h,w]; keyframe: unscaled, same shape; keep: [B*T,1,h,w] in [0,1] or 1.0.
+        """source: scaled latents [B,T,4,h,w]; keyframe: unscaled, same shape; keep: [B*T,1,h,w] in [0,1].
 
         Returns [B*T,C,h,w], to be added after conv_in.
         """
@@ -172,16 +172,15 @@ class GenPropAdapters(nn.Module):
             layer(feature) if isinstance(layer, Injection) else None
             for layer, feature in zip(self.injections, features, strict=True)
         ]
-        logits, keep = None, 1.0
-        if self.selection is not None:
-            logits = self.selection(features)
-            keep = 1 - logits.sigmoid()
-            counts = keep if self.shown is None else self.selection.near(keep)
-            injected = [f if f is None else f * F.interpolate(counts, size=f.shape[-2:], mode="area") for f in injected]
-            logits = logits.unflatten(0, (-1, inputs[0].shape[1]))
+        if self.selection is None:
+            return injected, None
+        logits = self.selection(features)
+        keep = 1 - logits.sigmoid()
+        counts = keep if self.shown is None else self.selection.near(keep)
+        injected = [f if f is None else f * F.interpolate(counts, size=f.shape[-2:], mode="area") for f in injected]
         if self.shown is not None:
             injected[0] = self.shown(*inputs[:2], keep)
-        return injected, logits
+        return injected, logits.unflatten(0, (-1, inputs[0].shape[1]))
 
     def gated(self, injected, c_noise: torch.Tensor, num_frames: int, strength: float = 1.0, drop=None):
         """The tensors to add at this noise level: injected * gate(c_noise) * strength. c_noise is [B].

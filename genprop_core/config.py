@@ -89,7 +89,7 @@ class AdapterConfig:
         away how strong the contrast of a frame is, so it is off; docs/mini.md says more.
     selection: whether a map of what to keep, made from the SCE's features, says where what is injected (`Selection`).
     show_source: whether the UNet is shown the source as its image condition where it is kept, in the keyframe's place
-        (`adapters.ShownSource`). It is injected after conv_in, so taps must be "skips".
+        (`adapters.ShownSource`). The selection says where; it is injected after conv_in, so taps must be "skips".
     tasks: names of the learned task embeddings, in the order of their rows.
     """
 
@@ -110,8 +110,11 @@ class AdapterConfig:
             raise GenPropError(f"sce must be one of {', '.join(SCE_FORMS)}, got {self.sce!r}.")
         if self.taps not in ("skips", "blocks"):
             raise GenPropError(f"taps must be skips or blocks, got {self.taps!r}.")
-        if self.show_source and self.taps != "skips":
-            raise GenPropError(f"show_source needs taps to be skips, got {self.taps!r}. Switch one of them off.")
+        if self.show_source and not (self.selection and self.taps == "skips"):
+            raise GenPropError(
+                f"show_source needs a selection, which says where, and taps to be skips; got selection "
+                f"{'on' if self.selection else 'off'} and taps {self.taps!r}. Switch show_source off."
+            )
         object.__setattr__(self, "tasks", tuple(self.tasks))
         if not self.tasks:
             raise GenPropError("tasks must name at least one task.")

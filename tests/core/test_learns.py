@@ -142,8 +142,10 @@ def test_default_taps_of_svd():
     assert AdapterConfig(svd).tap_widths() == [320, 320, 320, 320, 640, 640, 640]
     blocks = AdapterConfig(svd, taps="blocks", show_source=False)
     assert blocks.active_taps() == [False, False, False, True, False, False, True]
-    with pytest.raises(GenPropError, match="show_source needs taps to be skips, got 'blocks'"):
+    with pytest.raises(GenPropError, match="show_source needs .* got selection on and taps 'blocks'"):
         AdapterConfig(svd, taps="blocks")
+    with pytest.raises(GenPropError, match="got selection off and taps 'skips'. Switch show_source off"):
+        AdapterConfig(svd, selection=False)
 
 
 @pytest.mark.parametrize("frames,height,width", [(1, 4, 4), (3, 5, 9), (25, 8, 16)])
@@ -195,27 +197,25 @@ def test_selection_depends_on_the_features_where_it_has_learned():
     assert (a - b).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("sce, selection", [("static", True), ("fused", True), ("static", False)])
-def test_the_shown_source_is_the_image_condition_where_it_is_kept(sce, selection):
+@pytest.mark.parametrize("sce", ["static", "fused"])
+def test_the_shown_source_is_the_image_condition_where_it_is_kept(sce):
     """Injected after conv_in with a gain of 1 it is, to rounding, what the UNet makes of that image condition."""
     unet, c = tiny_unet(), tiny_condition(batch=2)
     c = replace(c, keyframe=c.image_latents)
-    adapters = GenPropAdapters.from_unet(unet, sce=sce, selection=selection)
-    x, sigma, keep = torch.randn_like(c.source), torch.tensor([0.5, 3.0]), 1.0
+    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    x, sigma = torch.randn_like(c.source), torch.tensor([0.5, 3.0])
     before = c.source.clone(), c.keyframe.clone()
     with torch.no_grad():
         for layer in layers(adapters).values():  # the fused form's start small, not at zero
             layer.conv.weight.zero_()
-        if selection:
-            torch.nn.init.normal_(adapters.selection.out.weight)
+        torch.nn.init.normal_(adapters.selection.out.weight)
         inputs = c.source, c.keyframe, c.clip, c.micro, c.task
         injected, logits = adapters.encode_and_select(*inputs)
         assert not any(f.any() for f in injected)  # nothing is shown at the start
         adapters.shown.gain.fill_(1 / GAIN_SPEED)
         injected, logits = adapters.encode_and_select(*inputs)
-        if selection:
-            keep = 1 - logits.sigmoid()
-            assert keep.max() - keep.min() > 0.1
+        keep = 1 - logits.sigmoid()
+        assert keep.max() - keep.min() > 0.1
         mixed = replace(c, image_latents=keep * c.source / SCALING + (1 - keep) * c.keyframe)
         expected, plain = denoise(unet, x, sigma, mixed), denoise(unet, x, sigma, c)
         with attach(unet, 2) as taps:
@@ -248,7 +248,7 @@ def test_at_first_only_copying_counts():
     """selective = 0: neither the mask's error, nor the MPD, nor L_grad pulls on the SCE; the MPD itself learns."""
     unet, grads = tiny_unet(), {}
     for selective in (0.0, 1.0):
-        adapters = GenPropAdapters.from_unet(unet, selection=False)
+        adapters = GenPropAdapters.from_unet(unet, selection=False, show_source=False)
         torch.nn.init.normal_(adapters.injections[1].conv.weight)
         condition, settings = tiny_condition(batch=1), StepSettings(cond_dropout=0.0)
         mask = torch.ones(1, 4, 1, 8, 8)  # no pixel to copy

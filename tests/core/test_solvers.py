@@ -84,7 +84,8 @@ def test_a_source_that_is_kept_everywhere_is_sampled_without_guidance(sce):
     torch.testing.assert_close(edit, unguided, rtol=0, atol=1e-4)
     assert not torch.allclose(edit, everywhere, rtol=0, atol=1e-2)
     # without a selection nothing says where the source is kept
-    one, other = (run(SamplerSettings(steps=4, guide=g), True, sce=sce, selection=False)[0] for g in GUIDES)
+    without = {"sce": sce, "selection": False, "show_source": False}
+    one, other = (run(SamplerSettings(steps=4, guide=g), True, **without)[0] for g in GUIDES)
     assert torch.equal(one, other)
 
 

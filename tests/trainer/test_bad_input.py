@@ -163,8 +163,8 @@ def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
         train(resume_from_checkpoint="latest", lr=0.5, seed=7)
     with pytest.raises(GenPropError, match=r"num_blocks was 2, now 1\. Choose another checkpoint"):
         train(resume_from_checkpoint="latest", num_blocks=1, reset_optimizer=True)
-    with pytest.raises(GenPropError, match=r"selection was on, now off\. Choose another checkpoint"):
-        train(resume_from_checkpoint="latest", selection="off", reset_optimizer=True)
+    with pytest.raises(GenPropError, match=r"selection was on, now off; show_source was on, now off\. Choose another"):
+        train(resume_from_checkpoint="latest", selection="off", show_source="off", reset_optimizer=True)
 
 
 def test_resuming_with_other_clips(train, tmp_path, data, caplog):

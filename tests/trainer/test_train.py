@@ -148,7 +148,7 @@ def test_starting_from_an_adapter_file(train, tmp_path):
     from genprop_core.errors import GenPropError
 
     cache = tmp_path / "cache"
-    train(output_dir=tmp_path / "a", max_steps=2, cache_dir=cache, num_blocks=1, selection="off")
+    train(output_dir=tmp_path / "a", max_steps=2, cache_dir=cache, num_blocks=1, selection="off", show_source="off")
     file = tmp_path / "a" / "adapters.safetensors"
     train(output_dir=tmp_path / "b", max_steps=1, lr=1e-9, warmup_steps=0, init_adapters=file, cache_dir=cache)
     a, b = (load_adapters(tmp_path / x / "adapters.safetensors") for x in "ab")

@@ -12,8 +12,8 @@ from .export import export_base
 DEFAULT = "default: static SCE, skip taps, selection, copying first"
 VARIANTS = {
     DEFAULT: {},
-    "no selection": {"selection": False},
-    "no selection, no copying stage": {"selection": False, "shares": (0.0, 0.0)},
+    "no selection": {"selection": False, "show_source": False},
+    "no selection, no copying stage": {"selection": False, "show_source": False, "shares": (0.0, 0.0)},
     "no copying stage": {"shares": (0.0, 0.0)},
     "fused SCE": {"sce": "fused"},
     "a norm in every injection": {"injection_norm": True},
