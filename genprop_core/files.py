@@ -35,7 +35,10 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     """Writes a safetensors file. Tensors are moved to the CPU; metadata values are strings."""
     tensors = {k: v.detach().to("cpu").contiguous() for k, v in tensors.items()}
     with atomic(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as any new file's; safetensors makes its own readable by its owner alone
         safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
 

@@ -106,3 +106,9 @@ def test_files_that_say_nothing_of_later_settings_still_load(tmp_path):
     loaded = load_adapters(tmp_path / "b.safetensors").adapters
     assert loaded.shown is None and loaded.selection is None
     assert all(isinstance(i.norm, torch.nn.GroupNorm) for i in loaded.injections)
+
+
+def test_a_file_is_as_readable_as_any_other_new_file(tmp_path):
+    save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
+    (tmp_path / "b").touch()
+    assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
