@@ -103,8 +103,11 @@ def check_context_window(pack):
                                    {"cond_or_uncond": [1, 0], "context_window": Window})["input"]  # fmt: skip
     control.release()
     assert [f is None for f in whole] == [f is None for f in part] and any(f is not None for f in whole)
-    for a, b in zip(whole, part):
+    *deeper, first = zip(whole, part)  # core pops from the end
+    for a, b in deeper:
         assert a is None or torch.equal(torch.cat([a[1:5]] * 2), b)
+    a, b = first  # the empty branch, which has no keyframe, is not shown the source
+    assert a.any() and torch.equal(torch.cat([torch.zeros_like(a[1:5]), a[1:5]]), b)
 
 
 def check_fresh_tensors_every_call(pack):

@@ -181,5 +181,6 @@ def test_memory_stays_flat_over_many_runs(checkout, tmp_path):
                 sizes.append(process.memory_info().rss)
             told = name, [s >> 20 for s in sizes]
             later, half = sizes[warm_up:], runs // 2
-            assert max(later) < 1.03 * max(sizes[:warm_up]), told  # peak against peak: one run's size is noisy
+            peak = sorted(later)[-1 - runs // 10]  # what is left behind stays; a size seen once or twice is noise
+            assert peak < 1.03 * max(sizes[:warm_up]), told
             assert sum(later[half:]) < 1.03 * sum(later[:half]), told
