@@ -77,6 +77,15 @@ class ShownSource(nn.Module):
         difference = (source.float() / SCALING - keyframe.float()).flatten(0, 1)
         return GAIN_SPEED * self.gain * self.conv((keep * difference).to(self.conv.weight.dtype))
 
+    @staticmethod
+    def without(drop, shown: torch.Tensor, num_frames: int) -> torch.Tensor:
+        """`forward`'s result once for every sample in the call, 0 where `drop` says so; as it is without a `drop`."""
+        if drop is None:
+            return shown
+        rows = shown.unflatten(0, (-1, num_frames))
+        rows = rows.repeat(len(drop) // len(rows), 1, 1, 1, 1)
+        return (rows * edm.expand(~drop, rows)).flatten(0, 1)
+
 
 class Selection(nn.Module):
     """Which part of the source is kept: one map in [0,1], close to 1 everywhere at the start.
@@ -192,17 +201,11 @@ class GenPropAdapters(nn.Module):
         for layer, feature in zip(self.injections, injected, strict=True):
             if feature is None:
                 out.append(None)
-                continue
-            if not isinstance(layer, Injection):  # the shown source, at every noise level alike
-                feature = strength * feature
-                if drop is not None:
-                    rows = feature.unflatten(0, (-1, num_frames))
-                    rows = rows.repeat(len(drop) // len(rows), 1, 1, 1, 1)
-                    feature = (rows * edm.expand(~drop, rows)).flatten(0, 1)
-                out.append(feature)
-                continue
-            gate = (strength * layer.gate(c_noise)).to(feature.dtype).repeat_interleave(num_frames, dim=0)
-            out.append(feature * gate[:, :, None, None])
+            elif isinstance(layer, Injection):
+                gate = (strength * layer.gate(c_noise)).to(feature.dtype).repeat_interleave(num_frames, dim=0)
+                out.append(feature * gate[:, :, None, None])
+            else:  # the shown source, at every noise level alike
+                out.append(strength * ShownSource.without(drop, feature, num_frames))
         return out
 
     def trainable(self) -> list[nn.Parameter]:

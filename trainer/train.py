@@ -59,8 +59,14 @@ def run(args):
     validator = Validator(args, find_triples(args.val_data_dir), base, accelerator) if args.val_interval else None
     entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
-    settings = StepSettings(loss, args.sigma_mean, args.sigma_std, args.cond_dropout, args.injection_weight)
-    settings = replace(settings, worn_keyframes=args.worn_keyframes)
+    settings = StepSettings(
+        loss,
+        args.sigma_mean,
+        args.sigma_std,
+        args.cond_dropout,
+        args.injection_weight,
+        worn_keyframes=args.worn_keyframes,
+    )
     without_grad = replace(settings, loss=replace(loss, beta_grad=0.0))
     probability = args.corrupt_probability if args.corrupt_source != "none" else 0.0
     drawn = WindowSettings(args.seed, args.num_frames, args.keyframes_max, args.reverse, probability)
