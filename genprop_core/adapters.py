@@ -13,7 +13,7 @@ from .errors import GenPropError
 from .sce import SelectiveContentEncoder
 
 GATE_TERMS = 8
-NEAR = 5  # side of the window, in latent pixels, within which something near was edited
+NEAR = 3  # side of the window, in latent pixels, within which something near was edited
 GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
 
 
@@ -109,7 +109,7 @@ class Selection(nn.Module):
 
     @staticmethod
     def near(keep: torch.Tensor) -> torch.Tensor:
-        """[B*T,1,h,w], what is kept -> the same shape: 1 where something within 2 latent pixels was edited."""
+        """[B*T,1,h,w], what is kept -> the same shape: 1 where something within 1 latent pixel was edited."""
         return F.max_pool2d(1 - keep, NEAR, 1, NEAR // 2)
 
     def forward(self, features: list[torch.Tensor]) -> torch.Tensor:

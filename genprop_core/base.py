@@ -9,13 +9,17 @@ from .assets import MINI_ADAPTERS, MINI_BASE
 from .checkpoint import Fingerprint
 from .components import Components
 from .config import BaseShape
+from .edm import SIGMA_MIN
 from .errors import GenPropError
+
+SAMPLED = ("steps", "max_cfg", "sigma_min")  # of Defaults, what the sampler wants to know
+MINI_SAMPLED = {"steps": 3, "max_cfg": 1.0, "sigma_min": 0.2}
 
 
 @dataclass(frozen=True)
 class Defaults:
     """What a base is used with when the user does not say: window length, size in pixels, micro-conditions, denoising
-    steps, and guidance at the last frame."""
+    steps, guidance at the last frame, and the lowest noise level."""
 
     num_frames: int = 14
     width: int = 1024
@@ -24,19 +28,20 @@ class Defaults:
     motion_bucket: int = 127
     steps: int = 25
     max_cfg: float = 3.0
+    sigma_min: float = SIGMA_MIN
 
     @classmethod
     def of(cls, parts: Components) -> "Defaults":
         """What the base's file or folder says about itself: how many frames, and the picture size it was trained at.
 
         SVD 1.1 was fine-tuned at 6 frames per second and motion bucket 127 alone. SVD's own sample_size, 96 latent
-        pixels, is the area of 1024x576; another one is taken for a square. The mini's scores fall with more than some
-        six steps, and with guidance, as docs/mini.md shows.
+        pixels, is the area of 1024x576; another one is taken for a square. The mini's scores fall with more than a few
+        steps, with guidance, and with steps at low noise, as docs/mini.md shows.
         """
         side = 8 * (parts.unet.config.sample_size or 96)
         size = {} if side**2 == cls.width * cls.height else {"width": side, "height": side}
         fps = 6 if parts.version == "svd_xt_1_1" else cls.fps
-        sampled = {"steps": 6, "max_cfg": 1.0} if parts.version == "mini" else {}
+        sampled = MINI_SAMPLED if parts.version == "mini" else {}
         return cls(num_frames=parts.num_frames or cls.num_frames, fps=fps, **size, **sampled)
 
 

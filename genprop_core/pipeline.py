@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from . import conditioning as cond
-from .base import Base, default_adapters, load_base
+from .base import SAMPLED, Base, default_adapters, load_base
 from .checkpoint import AdapterFile, load_adapters
 from .clip_input import check_aspect, check_clip
 from .errors import GenPropError
@@ -30,7 +30,7 @@ class PropagateSettings:
     clip: what is done with clips longer than a window; its window, size and seed come from here.
     """
 
-    sampler: SamplerSettings = SamplerSettings(steps=None, max_cfg=None)
+    sampler: SamplerSettings = SamplerSettings(steps=None, max_cfg=None, sigma_min=None)
     task: str = "remove"
     width: int | None = None
     height: int | None = None
@@ -157,9 +157,9 @@ class GenProp:
             return sample(self.base.unet, adapters, condition, noise.to(self.device), sampler, progress, features)
 
     def resolved(self, settings: PropagateSettings | None = None) -> PropagateSettings:
-        """The settings with the base's own denoising steps and guidance where they name none."""
+        """The settings with the base's own denoising steps, guidance and lowest noise level where they name none."""
         settings, defaults = settings or PropagateSettings(), self.base.defaults
-        own = {n: getattr(defaults, n) for n in ("steps", "max_cfg") if getattr(settings.sampler, n) is None}
+        own = {n: getattr(defaults, n) for n in SAMPLED if getattr(settings.sampler, n) is None}
         return replace(settings, sampler=replace(settings.sampler, **own)) if own else settings
 
     def _clip_settings(self, frames, settings: PropagateSettings) -> ClipSettings:

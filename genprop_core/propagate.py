@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from .base import SAMPLED
 from .clip_files import ClipFiles, read_clip
 from .errors import GenPropError
 from .evaluation import floor_scores, scores, summary
@@ -25,8 +26,9 @@ def settings_of(arguments) -> PropagateSettings:
     if arguments.steps is not None and arguments.steps < 1:
         raise GenPropError(f"--steps must be at least 1, got {arguments.steps}.")
     sampler = SamplerSettings(
-        arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, guide=arguments.guide
-    )
+        arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, guide=arguments.guide,
+        sigma_min=arguments.sigma_min,
+    )  # fmt: skip
     return PropagateSettings(
         sampler=sampler,
         task=arguments.task,
@@ -139,7 +141,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
-    sampled = {"steps": settings.sampler.steps, "max_cfg": settings.sampler.max_cfg}
+    sampled = {name: getattr(settings.sampler, name) for name in SAMPLED}
     notes = timing_notes(files.video.fps, files.video.uneven) + result.notes()
     metrics |= {
         "windows": len(result.windows),

@@ -19,8 +19,9 @@ GUIDES = ("edit", "everywhere")
 @dataclass(frozen=True)
 class SamplerSettings:
     """steps: of the solver; min_cfg, max_cfg: guidance at the first and last frame; strength: of the injections.
+    sigma_min: the lowest noise level that the UNet is asked at, above 0 and below SVD's highest, 700.
 
-    None for steps or max_cfg is the base's own number, which `GenProp.resolved` fills in.
+    None for steps, max_cfg or sigma_min is the base's own number, which `GenProp.resolved` fills in.
 
     sce_in_empty_branch: whether the guidance's empty branch gets the source's features too. solver: one of SOLVERS;
     dpm++2m is of second order, which pays where a few steps must do. guidance_range: noise levels that guidance is
@@ -38,6 +39,7 @@ class SamplerSettings:
     solver: str = "euler"
     guidance_range: tuple[float, float] = (0.0, math.inf)
     guide: str = "edit"
+    sigma_min: float | None = edm.SIGMA_MIN
 
     def __post_init__(self):
         if self.steps is not None and self.steps < 1:
@@ -46,6 +48,10 @@ class SamplerSettings:
             raise GenPropError(f"Expected a solver of {', '.join(SOLVERS)}, got {self.solver!r}.")
         if self.guide not in GUIDES:
             raise GenPropError(f"Expected guidance in one of {', '.join(GUIDES)}, got {self.guide!r}.")
+        if self.sigma_min is not None and not 0 < self.sigma_min < edm.SIGMA_MAX:
+            raise GenPropError(
+                f"Expected a lowest noise level above 0 and below {edm.SIGMA_MAX:g}, got {self.sigma_min}."
+            )
         low, high = self.guidance_range
         if not 0 <= low <= high:
             raise GenPropError(f"Expected a guidance range LOW <= HIGH of noise levels from 0 on, got {low} to {high}.")
@@ -127,7 +133,7 @@ def sample(
     batch, frames = noise.shape[:2]
     device, dtype = noise.device, next(unet.parameters()).dtype
     scale = edm.linear_guidance(settings.min_cfg, settings.max_cfg, frames).to(device)
-    sigmas = edm.karras_sigmas(settings.steps).tolist()
+    sigmas = edm.karras_sigmas(settings.steps, settings.sigma_min).tolist()
     low, high = settings.guidance_range
     guided = [low <= s <= high and (settings.max_cfg > 1 or settings.min_cfg > 1) for s in sigmas]
     both = double(condition) if any(guided) else None

@@ -14,6 +14,7 @@ import comfy.supported_models
 import torch
 from comfy.model_patcher import ModelPatcher
 
+from ..genprop_core.base import MINI_SAMPLED
 from ..genprop_core.conditioning import SCALING
 from ..genprop_core.lazy_tensors import LazyTensor
 from ..genprop_core.mini import read_mini
@@ -37,6 +38,7 @@ def _official(entries, state, part):
 def _model(state) -> ModelPatcher:
     device, offload = mm.get_torch_device(), mm.unet_offload_device()
     config = comfy.supported_models.SVD_img2vid(comfy.model_detection.detect_unet_config(state, ""))
+    config.sampling_settings = {**config.sampling_settings, "sigma_min": MINI_SAMPLED["sigma_min"]}
     dtype = mm.unet_dtype(device=device, supported_dtypes=config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(state, "", device=offload)

@@ -71,12 +71,14 @@ def parse(argv=None):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 6 for the mini)")
+    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 3 for the mini)")
     parser.add_argument("--solver", choices=SOLVERS, default="euler")
     parser.add_argument("--guidance-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
                         help="noise levels that guidance is used at (default: all)")  # fmt: skip
     parser.add_argument("--min-cfg", type=float, default=1.0)
     parser.add_argument("--max-cfg", type=float, help="guidance (default: the base's, 3 for SVD and 1 for the mini)")
+    parser.add_argument("--sigma-min", type=float, help="noise level of the last step (default: the base's, 0.002 for "
+                        "SVD and 0.2 for the mini)")  # fmt: skip
     parser.add_argument("--guide", choices=GUIDES, default="edit", help="where guidance acts (default: %(default)s)")
     parser.add_argument("--strength", type=float, default=1.0)
     parser.add_argument("--sce-in-cond-only", action="store_true", help="no source features in guidance's empty branch")
@@ -156,7 +158,8 @@ def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
         seed=arguments.seed,
     )
     report["skipped"] = skipped | unread
-    report["sampler"] = {n: getattr(bench.settings.sampler, n) for n in ("steps", "solver", "min_cfg", "max_cfg")}
+    said = ("steps", "solver", "min_cfg", "max_cfg", "sigma_min")
+    report["sampler"] = {name: getattr(bench.settings.sampler, name) for name in said}
     report["clip_weights"] = bench.learned.clip_weights
     report["settings"] = json.loads(json.dumps(vars(arguments), default=str))
     report |= facts() | took | {"workers": arguments.workers, "threads": threads_of(arguments.workers)}

@@ -126,7 +126,7 @@ def parse(argv=None):
                         help="clips for the variants other than the first two (default: %(default)s)")  # fmt: skip
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME",
                         help="of: " + ", ".join(VARIANTS))  # fmt: skip
-    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 6 for the mini)")
+    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 3 for the mini)")
     parser.add_argument("--max-cfg", type=float, help="guidance (default: the base's, 3 for SVD and 1 for the mini)")
     parser.add_argument("--solver", default="euler", help="of the sampler (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
@@ -142,7 +142,7 @@ def run(arguments) -> dict:
             f"Expected at least 1 clip of {2 * FRAMES} frames, got {arguments.clips} of {arguments.frames}."
         )
     model = GenProp.from_files(arguments.base, arguments.adapters, device=arguments.device)
-    sampler = SamplerSettings(steps=arguments.steps, max_cfg=arguments.max_cfg, solver=arguments.solver)
+    sampler = SamplerSettings(arguments.steps, max_cfg=arguments.max_cfg, solver=arguments.solver, sigma_min=None)
     settings = model.resolved(PropagateSettings(sampler=sampler, width=SIZE, height=SIZE, seed=arguments.seed))
     key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -95,7 +95,7 @@ def make_bench(arguments) -> Bench:
     extra = {} if arguments.guidance_range is None else {"guidance_range": tuple(arguments.guidance_range)}
     sampler = SamplerSettings(
         arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, not arguments.sce_in_cond_only,
-        arguments.solver, **extra, guide=arguments.guide,
+        arguments.solver, **extra, guide=arguments.guide, sigma_min=arguments.sigma_min,
     )  # fmt: skip
     model = GenProp.from_files(
         arguments.base, arguments.adapters, dtype=DTYPES[arguments.dtype], device=arguments.device

@@ -178,12 +178,12 @@ def test_the_selection_says_where_what_is_injected(shows):
         assert injected(edited=False) == (True, {not shows})
 
 
-def test_near_an_edit_is_within_two_latent_pixels():
+def test_near_an_edit_is_within_one_latent_pixel():
     keep = torch.ones(1, 1, 9, 9)
     keep[..., 4, 3] = 0.25
     near = Selection.near(keep)
     expected = torch.zeros(1, 1, 9, 9)
-    expected[..., 2:7, 1:6] = 0.75
+    expected[..., 3:6, 2:5] = 0.75
     assert near.equal(expected)
 
 

@@ -106,6 +106,16 @@ def test_outside_of_the_guidance_range_there_is_one_branch():
     assert torch.equal(never, run(SamplerSettings(steps=4, max_cfg=1.0))[0]) and not torch.equal(never, every)
 
 
+@pytest.mark.parametrize(("given", "lowest"), [({}, edm.SIGMA_MIN), ({"sigma_min": 0.2}, 0.2)])
+def test_the_last_step_is_at_the_lowest_noise_level(given, lowest):
+    levels, unet = [], tiny_unet()
+    unet.register_forward_pre_hook(lambda module, args: levels.append((4 * args[1][0]).exp().item()))
+    settings = SamplerSettings(steps=3, max_cfg=1.0, **given)
+    sample(unet, None, tiny_condition(), unit_noise((1, 4, 4, 8, 8), 0), settings)
+    assert levels == pytest.approx(edm.karras_sigmas(3, lowest).tolist()[:-1], rel=1e-4)
+    assert levels[-1] == pytest.approx(lowest, rel=1e-4)
+
+
 def test_the_source_may_stay_out_of_the_empty_branch_within_the_range_too():
     settings = SamplerSettings(steps=3, guidance_range=(0.0, 10.0), sce_in_empty_branch=False)
     one, other = run(settings, adapters=True)[0], run(SamplerSettings(steps=3, guidance_range=(0, 10.0)), True)[0]

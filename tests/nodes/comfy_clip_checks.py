@@ -54,8 +54,8 @@ def headless(pack, frames, given, steps, mask=None, **settings):
     assets, pipeline, clips = pack.core("assets"), pack.core("pipeline"), pack.core("long_clip")
     model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
     settings = pipeline.PropagateSettings(
-        sampler=pack.core("sampler").SamplerSettings(steps=steps), seed=c.SEED, window=WINDOW, width=128, height=128,
-        clip=clips.ClipSettings(overlap=OVERLAP, find_shots=False, **settings),
+        sampler=pack.core("sampler").SamplerSettings(steps, sigma_min=None), seed=c.SEED, window=WINDOW, width=128,
+        height=128, clip=clips.ClipSettings(overlap=OVERLAP, find_shots=False, **settings),
     )  # fmt: skip
     return model.propagate_clip(frames, dict(given), settings, mask)
 

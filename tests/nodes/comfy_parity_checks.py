@@ -36,6 +36,8 @@ def check_sampler_custom_advanced_agrees(pack):
     extra = functools.partial(pack.core_node, "nodes_custom_sampler")
     guider = extra("CFGGuider", model, positive, negative, 3.0)[0]
     sigmas = extra("BasicScheduler", model, "karras", STEPS, 1.0)[0]
+    lowest = pack.core("base").MINI_SAMPLED["sigma_min"]
+    torch.testing.assert_close(sigmas, pack.core("edm").karras_sigmas(STEPS, lowest))
     noise, euler = extra("RandomNoise", SEED)[0], extra("KSamplerSelect", "euler")[0]
     made = extra("SamplerCustomAdvanced", noise, guider, euler, sigmas, latent)[0]["samples"]
     assert relative(made, reference(pack)[0]) < 1e-3
@@ -83,7 +85,7 @@ def check_no_guidance(pack):
     pipeline, assets = pack.core("pipeline"), pack.core("assets")
     model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
     source, keyframe = clip(pack)
-    settings = pack.core("sampler").SamplerSettings(steps=STEPS, min_cfg=1.0, max_cfg=1.0)
+    settings = pack.core("sampler").SamplerSettings(STEPS, 1.0, 1.0, sigma_min=None)
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0),
                           pipeline.PropagateSettings(sampler=settings, seed=SEED))  # fmt: skip
     made, features = sampler(pack, min_guidance=1.0, max_guidance=1.0)

@@ -70,7 +70,8 @@ def reference(pack, steps=STEPS):
     assets, pipeline = pack.core("assets"), pack.core("pipeline")
     model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
     source, keyframe = clip(pack)
-    settings = pipeline.PropagateSettings(sampler=pack.core("sampler").SamplerSettings(steps=steps), seed=SEED)
+    own = pack.core("sampler").SamplerSettings(steps, sigma_min=None)
+    settings = pipeline.PropagateSettings(sampler=own, seed=SEED)
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0), settings)
     return out.latents / SCALING, out.mask
 

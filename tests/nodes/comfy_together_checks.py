@@ -131,7 +131,8 @@ def check_the_fused_form(pack):
     made, features = sampler(pack, given=encode(pack, adapters=adapters))
     model = pipeline.GenProp.from_files(assets.MINI_BASE, path)
     source, keyframe = clip(pack)
-    settings = pipeline.PropagateSettings(sampler=pack.core("sampler").SamplerSettings(steps=STEPS), seed=SEED)
+    own = pack.core("sampler").SamplerSettings(STEPS, sigma_min=None)
+    settings = pipeline.PropagateSettings(sampler=own, seed=SEED)
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0), settings)
     assert relative(made, out.latents / SCALING) < 1e-3, relative(made, out.latents / SCALING)
     assert relative(made, sampler(pack, strength=0.0)[0]) > 1e-3

@@ -118,7 +118,7 @@ def test_with_the_keyframe_in_a_part_the_rest_shows_each_frame_itself():
 def test_variants_of_the_ablation_are_chosen_by_words():
     assert chosen(None) == VARIANTS
     assert set(chosen("fused,norm in every")) == {"fused SCE", "a norm in every injection"}
-    with pytest.raises(GenPropError, match=r"Expected words of default.*one copied block, got fuzed"):
+    with pytest.raises(GenPropError, match=r"Expected words of default.*three copied blocks, got fuzed"):
         chosen("fuzed,block")
 
 
@@ -229,19 +229,20 @@ def test_a_run_of_train_py_becomes_the_next_curve(tmp_path):
     assert all((curves / name).read_text() == text for name, text in before.items())
 
 
-def test_the_default_is_scored_in_one_branch_too_and_once(tmp_path, monkeypatch):
+def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp_path, monkeypatch):
     trained, scored = [], []
     monkeypatch.setattr(ablation, "export_base", lambda folder, path: None)
     monkeypatch.setattr(ablation.adapters, "train", lambda place, *rest, **config: trained.append(place.name))
 
     def score(options, name):
-        scored.append(("--sce-in-cond-only" in options, name.parent.name))
+        scored.append(("--max-cfg" in options, "--sce-in-cond-only" in options, name.parent.name))
         return {"result": dict.fromkeys(evaluate.KEYS, float(len(scored)))}
 
     monkeypatch.setattr(ablation, "_score", score)
     text = ablation.run(tmp_path, 5, clips=2, out=tmp_path / "out.json", only="default,no copying stage")
     assert len(trained) == 3 and len(set(trained)) == 3  # "no selection, no copying stage" too
-    assert [one for one, _ in scored] == [False, True, False, False] and scored[0][1] == scored[1][1]
+    assert [s[:2] for s in scored] == [(False, False), (True, False), (True, True), (False, False), (False, False)]
+    assert scored[0][2] == scored[1][2] == scored[2][2] != scored[3][2]
     found = json.loads((tmp_path / "out.json").read_text())["variants"]
-    assert found[ablation.IN_ONE_BRANCH]["result"]["psnr"] == 2
-    assert f"| {ablation.IN_ONE_BRANCH} | 2.000 |" in text
+    for number, name in enumerate(ablation.OF_THE_DEFAULT, 2):
+        assert found[name]["result"]["psnr"] == number and f"| {name} | {number}.000 |" in text

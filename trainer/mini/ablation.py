@@ -20,8 +20,13 @@ VARIANTS = {
     "block outputs only": {"taps": "blocks", "show_source": False},
     "the UNet not shown the source": {"show_source": False},
     "one copied block": {"num_blocks": 1},
+    "three copied blocks": {"num_blocks": 3},
 }
-IN_ONE_BRANCH = "default, SCE in the full branch only"
+GUIDED = ("--max-cfg", "3")  # only then are there two branches
+OF_THE_DEFAULT = {  # other ways to sample it
+    "default, guidance up to 3": GUIDED,
+    "default, guidance up to 3, SCE in the full branch only": (*GUIDED, "--sce-in-cond-only"),
+}
 
 
 def chosen(words: str | None) -> dict:
@@ -63,14 +68,11 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) ->
             "0",
             "--baselines",
             "none",
-            "--steps",
-            "8",
-            "--max-cfg",  # with guidance, which only then has two branches
-            "3",
         ]
         reports[label] = _score(options, file)
         if label == DEFAULT:
-            reports[IN_ONE_BRANCH] = _score([*options, "--sce-in-cond-only"], file.with_name("one-branch"))
+            for number, (other, extra) in enumerate(OF_THE_DEFAULT.items()):
+                reports[other] = _score([*options, *extra], file.with_name(f"sampled-{number}"))
     write_json(out, {"steps": steps, "clips": clips, "seed": seed, "variants": reports})
     return markdown(reports)
 
