@@ -27,6 +27,7 @@ SPEEDUPS = {
     "guidance_range": "guidance at noise levels {1} to {2} only",
     "fewer_steps": "DPM-Solver++(2M), {steps} steps",
     "both": "DPM-Solver++(2M), {steps} steps, and the guidance range",
+    "own_settings": "the mini's own settings: few Euler steps, the last at more noise, no guidance",
     "bfloat16": "bfloat16",
 }
 
@@ -160,6 +161,7 @@ def scores(report: dict) -> str:
     gone = "\n".join(f"- {METRICS[k].label}: {why}" for k, why in report.get("missing", {}).items())
     by = report.get("sampler")
     steps = f"{by['steps']} {by['solver']} steps, guidance {by['min_cfg']:g} to {by['max_cfg']:g}, " if by else ""
+    steps += f"noise down to {by['sigma_min']:g}, " if by and "sigma_min" in by else ""
     drop = report["controls"].get("shuffled_source_drop")
     change = report["controls"].get("other_keyframe_change_inside")
     said = "" if drop is None or change is None else (

@@ -2,7 +2,8 @@
 
 `long_way` is the model as diffusers computes it. `short_attention` is attention over one token; `short_ways` adds flat
 convolutions over time and TAESD's memory layout: these are exact and always on. The others are choices of a run:
-guidance only at the noise levels where it acts, a second-order solver with fewer steps, both, and half the precision.
+guidance only at the noise levels where it acts, a second-order solver with fewer steps, both, the mini's own steps and
+noise levels, and half the precision.
 """
 
 import sys
@@ -22,6 +23,7 @@ from .common import clock, facts, medians, parser, show
 from .timing import interleave, ratio
 
 RANGE, STEPS, FEWER = (0.1, 100.0), 25, 14
+OWN = SamplerSettings(steps=None, max_cfg=None, sigma_min=None)  # filled in by the base
 
 
 @contextmanager
@@ -58,6 +60,7 @@ def variants(steps: int, fewer: int) -> dict[str, tuple]:
         "guidance_range": ((), replace(euler, guidance_range=RANGE), float32),
         "fewer_steps": ((), solver, float32),
         "both": ((), replace(solver, guidance_range=RANGE), float32),
+        "own_settings": ((), OWN, float32),
         "bfloat16": ((), euler, torch.bfloat16),
     }
 
