@@ -13,7 +13,7 @@ from .edm import SIGMA_MIN
 from .errors import GenPropError
 
 SAMPLED = ("steps", "max_cfg", "sigma_min")  # of Defaults, what the sampler wants to know
-MINI_SAMPLED = {"steps": 3, "max_cfg": 1.0, "sigma_min": 0.2}
+MINI_SAMPLED = {"steps": 2, "max_cfg": 1.0, "sigma_min": 0.2}
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ def _propagate_arguments(parser):
     )
     run = parser.add_argument_group("sampling")
     run.add_argument("--task", default="remove", choices=("remove", "edit", "track"), help="default: %(default)s")
-    run.add_argument("--steps", type=int, help="denoising steps (default: the base's, 25 for SVD and 3 for the mini)")
+    run.add_argument("--steps", type=int, help="denoising steps (default: the base's, 25 for SVD and 2 for the mini)")
     run.add_argument("--min-cfg", type=float, default=1.0, help="guidance at the first frame (default: %(default)s)")
     run.add_argument(
         "--max-cfg", type=float, help="guidance at the last frame (default: the base's, 3 for SVD and 1 for the mini)"

@@ -29,7 +29,7 @@ def sampling() -> list:
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                      tooltip="Seed of the noise the clip is made from."),
         io.Int.Input("steps", default=25, min=1, max=1000,
-                     tooltip="Sampling steps. 25 is SVD's own number; the mini is best with 3."),
+                     tooltip="Sampling steps. 25 is SVD's own number; the mini is best with 2."),
         io.Float.Input("min_guidance", default=1.0, min=1.0, max=100.0, step=0.1,
                        tooltip="Guidance at the first of the frames made together; it grows evenly to the last."),
         io.Float.Input("max_guidance", default=3.0, min=1.0, max=100.0, step=0.1,

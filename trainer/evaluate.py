@@ -71,7 +71,7 @@ def parse(argv=None):
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
-    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 3 for the mini)")
+    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 2 for the mini)")
     parser.add_argument("--solver", choices=SOLVERS, default="euler")
     parser.add_argument("--guidance-range", type=float, nargs=2, default=None, metavar=("LOW", "HIGH"),
                         help="noise levels that guidance is used at (default: all)")  # fmt: skip

@@ -126,7 +126,7 @@ def parse(argv=None):
                         help="clips for the variants other than the first two (default: %(default)s)")  # fmt: skip
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS), metavar="NAME",
                         help="of: " + ", ".join(VARIANTS))  # fmt: skip
-    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 3 for the mini)")
+    parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 2 for the mini)")
     parser.add_argument("--max-cfg", type=float, help="guidance (default: the base's, 3 for SVD and 1 for the mini)")
     parser.add_argument("--solver", default="euler", help="of the sampler (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")

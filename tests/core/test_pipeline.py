@@ -168,7 +168,7 @@ def test_a_keyframe_of_another_size_is_resized(model):
 def test_sampler_settings_that_are_not_given_are_the_bases_own():
     model = GenProp.from_files("mini")
     assert model.resolved() == model.resolved(PropagateSettings())
-    assert model.resolved().sampler == SamplerSettings(3, max_cfg=1.0, sigma_min=0.2)
+    assert model.resolved().sampler == SamplerSettings(2, max_cfg=1.0, sigma_min=0.2)
     given = PropagateSettings(sampler=SamplerSettings(steps=5, max_cfg=None))
     assert model.resolved(given).sampler == SamplerSettings(steps=5, max_cfg=1.0) and given.sampler.max_cfg is None
     given = PropagateSettings(sampler=SamplerSettings(steps=5, sigma_min=None))
@@ -178,7 +178,7 @@ def test_sampler_settings_that_are_not_given_are_the_bases_own():
     frames = torch.rand(4, 3, 64, 64)
     small = PropagateSettings(width=64, height=64)
     made = model.propagate(frames, frames[0], small, progress=lambda *at: calls.append(at))
-    assert calls[-1] == (3, 3) and made.frames.shape == frames.shape
+    assert calls[-1] == (2, 2) and made.frames.shape == frames.shape
     with pytest.raises(GenPropError, match="Expected at least 1 denoising step, got 0"):
         SamplerSettings(steps=0)
     for wrong in (0.0, 700.0):
