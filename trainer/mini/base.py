@@ -5,6 +5,8 @@ nearest to it. So the mini learns to draw exactly what a frame's own image condi
 frame repeated, a UNet of 6.7 M parameters cannot. `inner_keyframes` asks for the same. Another share has every frame
 itself, with the keyframe in the place of a moving region: so the mini learns that a part of what it is shown stands
 still while the rest moves, and to carry the one along with the other.
+
+From the middle of a run on, most steps are of `drawing`: what it is all for is the picture.
 """
 
 import time
@@ -27,7 +29,8 @@ from genprop_core.files import load_tensors, save_tensors
 from genprop_core.unet import denoise
 from trainer.encoder import weights_digest
 
-from .cache import FPS, MOTION_BUCKET, Pairs
+from .cache import FPS, MOTION_BUCKET, Pairs, load_vae
+from .drawing import drawn_loss, frames_of
 from .precision import autocast
 from .shape import new_unet
 from .stage import EMA, Stage
@@ -38,6 +41,7 @@ BATCH = 4
 DROPOUT = 0.1
 PARTS = 0.5  # share of the samples that are shown the keyframe in one region and each frame itself elsewhere
 SEVERAL = 0.6  # of the others, share of the samples with two keyframes or more
+DRAWN = 0.75  # share of the steps by `drawing`, once there is something to see
 CHECK = 24  # the first pairs of the cache are kept for the curve
 
 
@@ -102,6 +106,13 @@ def keyframe_in_part(condition: Condition, clean, region, generator, share: floa
     return replace(condition, image_latents=torch.where(chosen, shown, condition.image_latents))
 
 
+def shown_condition(batch, generator, several=SEVERAL, parts=PARTS) -> Condition:
+    """What a batch's samples are shown: the keyframe, several, or the keyframe in a region."""
+    condition = several_keyframes(make_condition(batch), batch["target"], generator, several)
+    # the mask of another pair: where something moves, but not where this clip was edited
+    return keyframe_in_part(condition, batch["target"], batch["mask"].roll(1, 0), generator, parts)
+
+
 def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL, parts=PARTS):
     clean = batch["target"]
     count = len(clean)
@@ -109,9 +120,7 @@ def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL, parts=PART
     noisy = clean + edm.expand(sigma, clean) * torch.randn(clean.shape, generator=generator)
     drop = torch.rand(count, generator=generator) < drop_rate
     with autocast():
-        condition = several_keyframes(make_condition(batch), clean, generator, several)
-        # the mask of another pair: where something moves, but not where this clip was edited
-        condition = keyframe_in_part(condition, clean, batch["mask"].roll(1, 0), generator, parts)
+        condition = shown_condition(batch, generator, several, parts)
         denoised = denoise(unet, noisy, sigma, condition, drop=drop)
     return ((denoised - clean).square() * edm.expand(edm.loss_weight(sigma), clean)).mean()
 
@@ -132,31 +141,44 @@ def _check(unet, pairs):
 def train(folder, minutes, seed=0, start=None):
     """Trains for `minutes` in all and writes base.safetensors (EMA weights) into `folder`.
 
-    start: a base.safetensors to go on from with a fresh optimiser, instead of from random weights.
+    start: a base.safetensors to go on from with a fresh optimiser, instead of from random weights. Its first layer
+    stays as it is: adapters show the source by it, so those that were made for this base fit what it becomes.
     """
     unet = new_unet(seed)
     if start is not None:
         unet.load_state_dict(load_tensors(Path(start))[0])
-    optimizer = torch.optim.AdamW(unet.parameters(), lr=PEAK_RATE, weight_decay=0.01)
-    ema = EMA(unet.parameters(), 0.999)
-    pairs = wait_for_pairs(folder)
+        unet.conv_in.requires_grad_(False)
+    trained = [p for p in unet.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, weight_decay=0.01)
+    ema = EMA(trained, 0.999)
+    pairs, vae = wait_for_pairs(folder), load_vae(folder)
     stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema)
     if start is not None and stage.step == 0:
         stage.log(started_from=weights_digest(unet))
-    saved, running = stage.elapsed, []
+    saved, running, pixels = stage.elapsed, [], []
     while stage.progress < 1:
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
         rows = torch.randint(CHECK, len(pairs), (BATCH,), generator=g)
         side = "target" if torch.rand((), generator=g) < 0.5 else "source"
-        batch = pairs.batch(rows, torch.rand(BATCH, generator=g) < 0.5, side)
+        backwards = torch.rand(BATCH, generator=g) < 0.5
+        batch = pairs.batch(rows, backwards, side)
         batch["target"] = batch[side]
         rate = stage.learning_rate(PEAK_RATE if start is None else CONTINUED_RATE)
-        loss = _loss(unet, batch, g)
+        if (start is not None or stage.progress > 0.5) and torch.rand((), generator=g) < DRAWN:
+            with autocast():
+                condition = shown_condition(batch, g)
+                at = torch.randint(batch[side].shape[1], (BATCH,), generator=g)
+                truth = frames_of(rows, side, backwards, at)
+                loss, error = drawn_loss(unet, vae, batch[side], condition, truth, at, g)
+            pixels.append(error.item())
+        else:
+            loss = _loss(unet, batch, g)
+            running.append(loss.item())
         stage.descend(loss)
-        running.append(loss.item())
         if stage.step % 100 == 0:
-            stage.log(loss=sum(running) / len(running), lr=rate, pairs=len(pairs))
-            running.clear()
+            means = {k: sum(v) / len(v) for k, v in (("loss", running), ("pixels", pixels)) if v}
+            stage.log(**means, lr=rate, pairs=len(pairs))
+            running.clear(), pixels.clear()
             pairs.refresh()
         if stage.step % 1000 == 0:
             stage.log(**_check(unet, pairs))
