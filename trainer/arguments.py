@@ -86,6 +86,14 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.0,
         help="share of windows whose keyframe has errors in the mask, as one made by an earlier window; for long clips",
     )
+    group.add_argument(
+        "--handed_every",
+        type=WHOLE,
+        default=0,
+        metavar="N",
+        help="every N-th step starts from keyframes as the adapters themselves make them, at the end of a window; "
+        "for long clips; 0: never",
+    )
     group.add_argument("--corrupt_probability", type=SHARE, default=0.5, help="share of windows so treated, 0 to 1")
     group.add_argument("--reverse", type=SHARE, default=0.0, help="share of windows played backwards, 0 to 1")
     group.add_argument(

@@ -10,13 +10,14 @@ from genprop_core.conditioning import SCALING, Condition
 from genprop_core.unet import denoise
 
 MOST_STAIN = 0.4  # of what was removed in a worn keyframe
+HANDED_LEVELS = edm.karras_sigmas(2, 0.2).tolist()[:-1]  # noise levels that a handed-on keyframe is made at
 
 
 @dataclass(frozen=True)
 class StepSettings:
     """Noise levels, dropout and loss of a step. delta: size of the perturbation of L_grad, in latent units.
 
-    worn_keyframes: share of the samples whose keyframe is `worn`.
+    worn_keyframes: share of the samples whose keyframe is `worn`. handed_on: whether all keyframes are `handed_on`.
     """
 
     loss: losses.LossSettings = losses.LossSettings()
@@ -26,6 +27,7 @@ class StepSettings:
     injection_weight: float = 1.0
     delta: float = 0.05
     worn_keyframes: float = 0.0
+    handed_on: bool = False
 
 
 def draw(seed: int, shape, settings: StepSettings) -> dict[str, torch.Tensor]:
@@ -73,10 +75,38 @@ def worn(condition: Condition, mask, wear) -> Condition:
     stain = condition.source[:, :1] / SCALING - key
     blur = F.avg_pool2d(key[:, 0], 3, 1, 1, count_include_pad=False)[:, None] - key
     share = wear[..., None, None, None]  # [B,1,2,1,1,1]
-    change = mask[:, :1] * (share[:, :, 0] * stain + share[:, :, 1] * blur)
+    return with_changed_keyframe(condition, mask[:, :1] * (share[:, :, 0] * stain + share[:, :, 1] * blur))
+
+
+def with_changed_keyframe(condition: Condition, change) -> Condition:
+    """The condition with `change` [B,1,4,h,w] added to its first keyframe, in every frame that is shown that one."""
+    key = condition.keyframe[:, :1]
     of_first = (condition.keyframe == key).flatten(2).all(2)[..., None, None, None]
     change = (change * of_first).to(key.dtype)
     return replace(condition, image_latents=condition.image_latents + change, keyframe=condition.keyframe + change)
+
+
+@torch.no_grad()
+def handed_on(unet, taps, adapters, condition: Condition, target, mask, noise, strength: float = 1.0) -> Condition:
+    """The condition with the keyframe as these adapters make it, at the end of a window.
+
+    noise: unit noise of the target's shape. The clip is made backwards from its true last frame, in two steps, so that
+    its first frame comes last. As in a clip of many windows, that frame starts the next one: near the mask as it was
+    made, elsewhere as it was given. CLIP's embedding stays the first frame's. The target stays as it is too, so the
+    adapters learn to put right what they did.
+    """
+    last = (target[:, -1:] / SCALING).to(condition.keyframe.dtype).expand_as(condition.keyframe)
+    back = replace(condition, source=condition.source.flip(1), keyframe=last, image_latents=last)
+    injected = None
+    if adapters.config.sce == "static":
+        injected = adapters.encode(back.source, back.keyframe, back.clip, back.micro, back.task)
+    x = noise.flip(1) * edm.initial_noise_scale()
+    for level, following in zip(HANDED_LEVELS, [*HANDED_LEVELS[1:], 0.0]):
+        levels = torch.full((len(x),), level, device=x.device)
+        made = denoise(unet, x, levels, back, taps, adapters, injected, strength)
+        x = edm.euler_step(x, made.to(x.dtype), level, following)
+    near = F.max_pool2d(mask[:, 0], 3, 1, 1)[:, None]
+    return with_changed_keyframe(condition, near * (x.flip(1)[:, :1] / SCALING - condition.keyframe[:, :1]))
 
 
 def loss_terms(
@@ -91,6 +121,9 @@ def loss_terms(
     noisy = target + edm.expand(sigma, target) * random["noise"]
     if settings.worn_keyframes:
         condition = worn(condition, mask, random["wear"])
+    if settings.handed_on:
+        noise = random["perturbation"]  # another than the step's own, and drawn already
+        condition = handed_on(unet, taps, adapters, condition, target, mask, noise, settings.injection_weight)
 
     def encode(source):
         return adapters.encode_and_select(source, condition.keyframe, condition.clip, condition.micro, condition.task)

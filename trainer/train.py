@@ -155,6 +155,8 @@ def run(args):
             group["lr"] = rate * group["factor"]
         selective = args.selective * selectivity(step, total, args.copy_share, args.ramp_share)
         current = settings if step % args.grad_every == 0 else without_grad
+        if args.handed_every:
+            current = replace(current, handed_on=step % args.handed_every == args.handed_every - 1)
         with attach(base.unet, args.num_blocks) as taps:
             for _ in range(args.gradient_accumulation_steps):
                 batch = to_device(next(batches), device)

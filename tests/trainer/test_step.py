@@ -2,10 +2,15 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
+from tiny import tiny_condition, tiny_unet
 
+from genprop_core.adapters import GenPropAdapters
+from genprop_core.attach import attach
 from genprop_core.conditioning import SCALING, Condition
-from trainer.step import MOST_STAIN, StepSettings, draw, stack, worn
+from genprop_core.sampler import SamplerSettings, sample
+from trainer.step import MOST_STAIN, StepSettings, draw, handed_on, loss_terms, stack, worn
 
 SHAPE = (5, 4, 6, 6)
 
@@ -56,3 +61,42 @@ def test_further_keyframes_of_a_window_stay_as_they_are():
     c = replace(c, keyframe=key, image_latents=key)
     made = worn(c, torch.ones(1, 5, 1, 6, 6), torch.tensor([[[0.4, 0.0]]]))
     assert made.keyframe[:, 3:].equal(key[:, 3:]) and not made.keyframe[:, :3].isclose(key[:, :3]).any()
+
+
+@pytest.mark.parametrize("sce", ["static", "fused"])
+def test_a_handed_on_keyframe_is_what_the_adapters_make_at_the_end_of_a_window(sce):
+    torch.manual_seed(0)
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, sce=sce)
+    for layer in adapters.injections[1:]:
+        torch.nn.init.normal_(layer.conv.weight, std=0.05)
+    c, target = tiny_condition(2), torch.randn(2, 4, 4, 8, 8)
+    mask, noise = torch.zeros(2, 4, 1, 8, 8), torch.randn(2, 4, 4, 8, 8)
+    mask[:, :, :, 2:4, 2:4] = 1.0
+    before = c.keyframe.clone(), c.source.clone(), target.clone()
+    with attach(unet, adapters.config.num_blocks) as taps:
+        made = handed_on(unet, taps, adapters, c, target, mask, noise)
+    last = (target[:, -1:] / SCALING).expand_as(c.keyframe)
+    back = replace(c, source=c.source.flip(1), keyframe=last, image_latents=last)
+    settings = SamplerSettings(steps=2, max_cfg=1.0, sigma_min=0.2)
+    expected = sample(unet, adapters, back, noise.flip(1), settings)[0][:, -1] / SCALING
+    for frame in range(4):  # the region and one latent pixel around it
+        torch.testing.assert_close(made.keyframe[:, frame, :, 1:5, 1:5], expected[..., 1:5, 1:5], atol=1e-3, rtol=1e-3)
+        assert made.keyframe[:, frame, :, 5:].equal(c.keyframe[:, frame, :, 5:])
+    assert made.image_latents.equal(made.keyframe) and not made.keyframe.requires_grad
+    assert all(a.equal(b) for a, b in zip(before, (c.keyframe, c.source, target)))
+
+
+def test_a_step_with_handed_on_keyframes_has_another_loss_and_trains():
+    unet = tiny_unet()
+    adapters, c = GenPropAdapters.from_unet(unet), tiny_condition(1)
+    g = torch.Generator().manual_seed(2)
+    target, mask = torch.randn(1, 4, 4, 8, 8, generator=g), torch.ones(1, 4, 1, 8, 8)
+    random, totals = stack([draw(3, target.shape[1:], StepSettings())]), []
+    with attach(unet, adapters.config.num_blocks) as taps:
+        for handed in (False, True):
+            terms = loss_terms(unet, taps, adapters, c, target, mask, random, StepSettings(handed_on=handed))
+            totals.append(terms["total"])
+    assert not totals[0].isclose(totals[1])
+    totals[1].backward()
+    assert any(layer.conv.weight.grad is not None for layer in adapters.injections[1:])

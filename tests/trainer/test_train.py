@@ -101,7 +101,8 @@ def test_fused_form_and_settings_from_a_file(words, tmp_path):
     from trainer import arguments
     from trainer.train import run
 
-    (tmp_path / "run.toml").write_text('lr = 2e-3\n[model]\nsce = "fused"\nnum_blocks = 1\n[data]\nreverse = 1.0\n')
+    lines = ["lr = 2e-3", "[model]", 'sce = "fused"', "num_blocks = 1", "[data]", "reverse = 1.0", "handed_every = 2"]
+    (tmp_path / "run.toml").write_text("\n".join(lines))
     run(arguments.parse(["--config", tmp_path / "run.toml", *words(max_steps=2, lr=None)]))
     file = load_adapters(tmp_path / "out" / "adapters.safetensors")
     assert file.adapters.config.sce == "fused" and file.adapters.config.num_blocks == 1
