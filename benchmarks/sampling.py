@@ -1,7 +1,8 @@
 """What the adapters cost: the denoising loop with a static or fused SCE against plain SVD's, on the mini.
 
 All loops make the same window with the same noise and guidance. `diffusers` is its own pipeline, given the encoded
-keyframe; `per_step` is the earlier public design, which encodes the source by the VAE and runs the SCE at every step.
+keyframe; `per_step` is the earlier public design, which encodes the source by the VAE, as diffusers calls it, and runs
+the SCE at every step.
 Beside each ratio stands the one that counted FLOPs predict.
 """
 
@@ -69,7 +70,7 @@ def loops(model: GenProp):
 
     def encode_again(step, steps):
         if step < steps:  # the first step has its own
-            cond.encode_frames(model.base.vae, source * 2 - 1, scaled=True)
+            model.base.vae.encode(source * 2 - 1)  # without our memory layout, which is no part of that design
             source_features(model.adapters, condition)
 
     def per_step(steps):

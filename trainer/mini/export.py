@@ -39,12 +39,17 @@ def provenance_of(folder, stage: str) -> dict:
 
 
 def export_base(folder, path=MINI_BASE):
-    """vae.safetensors and base.safetensors of the work folder -> one file of half precision."""
+    """vae.safetensors and base.safetensors of the work folder -> one file of half precision.
+
+    The image encoder is the one that ships already: its weights are random ones, drawn once.
+    """
     folder = Path(folder)
     unet = new_unet()
     unet.load_state_dict(load_tensors(folder / "base.safetensors")[0])
     provenance = {"stages": {name: provenance_of(folder, name) for name in PARTS}}
-    save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": new_image_encoder()}, provenance)
+    image_encoder = new_image_encoder()
+    image_encoder.load_state_dict({k: v.float() for k, v in read_mini(MINI_BASE)[0]["image_encoder"].items()})
+    save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": image_encoder}, provenance)
 
 
 def unpack(folder, path=MINI_BASE):
