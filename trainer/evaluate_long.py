@@ -25,6 +25,7 @@ from genprop_core.metrics import colour_drift, iou, psnr, seam_jump
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
+from .encoder import weights_digest
 from .kept_rows import KeptRows
 from .long_tables import markdown, put_into
 from .mini.clips import FIRST_HELD_OUT_SEED, FRAMES, SIZE, make_clip
@@ -144,7 +145,8 @@ def run(arguments) -> dict:
     model = GenProp.from_files(arguments.base, arguments.adapters, device=arguments.device)
     sampler = SamplerSettings(arguments.steps, max_cfg=arguments.max_cfg, solver=arguments.solver, sigma_min=None)
     settings = model.resolved(PropagateSettings(sampler=sampler, width=SIZE, height=SIZE, seed=arguments.seed))
-    key = json.dumps([model.file.digest, model.base.fingerprint().conv_in, str(settings), arguments.frames])
+    base = weights_digest(*model.base.parts())
+    key = json.dumps([model.file.digest, base, str(settings), arguments.frames])
     key = hashlib.sha256(key.encode()).hexdigest()[:16]
     kept = KeptRows(arguments.json, key)
     rows = _reported(arguments.json, key) | {(line["name"], line["seed"]): line["row"] for line in kept.read()}
