@@ -18,7 +18,7 @@ class Perfect:
 
     default_frames, size_multiple = 8, 32
     file = SimpleNamespace(digest="0123456789abcdef")
-    base = SimpleNamespace(fingerprint=lambda: SimpleNamespace(conv_in="0"), defaults=Defaults(steps=8, max_cfg=1.0))
+    base = SimpleNamespace(parts=lambda: (), defaults=Defaults(steps=8, max_cfg=1.0))
     resolved = GenProp.resolved
 
     def __init__(self, worse=0.0):
