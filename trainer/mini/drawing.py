@@ -1,7 +1,7 @@
 """What the mini's base draws in the few steps it is sampled with, compared with the clip in pixels.
 
-The error of latents says little about the picture: of two with the same error, one is drawn a decibel better. And noise
-levels that sampling never asks for teach little about those that it does. So a share of the base's steps takes a sample
+The error of latents says little about the picture that is decoded from them, and noise levels that sampling never asks
+for teach little about those that it does. So a share of the base's steps takes a sample
 as the sampler would: from pure noise at the first level, later from what the model itself made before.
 """
 
