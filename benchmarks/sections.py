@@ -24,6 +24,7 @@ SPEEDUPS = {
     "long_way": "the model as diffusers computes it, {0} Euler steps",
     "short_attention": "cross-attention over one token without query and key (always on)",
     "short_ways": "that, convolutions over time as two-dimensional ones, channels last in TAESD (always on)",
+    "parts": "and feed-forward layers in parts (always on)",
     "guidance_range": "guidance at noise levels {1} to {2} only",
     "fewer_steps": "DPM-Solver++(2M), {steps} steps",
     "both": "DPM-Solver++(2M), {steps} steps, and the guidance range",

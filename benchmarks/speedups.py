@@ -1,9 +1,9 @@
 """What each speed-up brings and costs: seconds before and after in one run, and PSNR against the truth.
 
 `long_way` is the model as diffusers computes it. `short_attention` is attention over one token; `short_ways` adds flat
-convolutions over time and TAESD's memory layout: these are exact and always on. The others are choices of a run:
-guidance only at the noise levels where it acts, a second-order solver with fewer steps, both, the mini's own steps and
-noise levels, and half the precision.
+convolutions over time and TAESD's memory layout, and `parts` feed-forward layers in parts: these are exact and always
+on. The others are choices of a run: guidance only at the noise levels where it acts, a second-order solver with fewer
+steps, both, the mini's own steps and noise levels, and half the precision where the processor is faster with it.
 """
 
 import sys
@@ -18,6 +18,7 @@ from genprop_core.metrics import psnr
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 from trainer.evaluation_clips import HeldOut
+from trainer.mini.precision import bfloat16_pays
 
 from .common import clock, facts, medians, parser, show
 from .timing import interleave, ratio
@@ -35,6 +36,7 @@ SHORT_WAYS = {
     "one_token_attention": (attach, nothing),
     "flat_temporal_convolutions": (attach, nothing),
     "laid_out": (conditioning, lambda vae, pixels: pixels),
+    "feed_forward_in_parts": (attach, nothing),
 }
 
 
@@ -56,12 +58,13 @@ def variants(steps: int, fewer: int) -> dict[str, tuple]:
     return {
         "long_way": (every, euler, float32),
         "short_attention": (every[1:], euler, float32),
-        "short_ways": ((), euler, float32),
+        "short_ways": (every[3:], euler, float32),
+        "parts": ((), euler, float32),
         "guidance_range": ((), replace(euler, guidance_range=RANGE), float32),
         "fewer_steps": ((), solver, float32),
         "both": ((), replace(solver, guidance_range=RANGE), float32),
         "own_settings": ((), OWN, float32),
-        "bfloat16": ((), euler, torch.bfloat16),
+        **({"bfloat16": ((), euler, torch.bfloat16)} if bfloat16_pays() else {}),
     }
 
 

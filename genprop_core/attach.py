@@ -6,6 +6,7 @@ import torch
 
 from .config import BaseShape
 from .errors import GenPropError
+from .feed_forward import feed_forward_in_parts
 from .one_token import one_token_attention
 from .temporal_conv import flat_temporal_convolutions
 
@@ -50,8 +51,9 @@ def _add(hidden: torch.Tensor, extra: torch.Tensor, tap: int) -> torch.Tensor:
 def attach(unet, num_blocks: int):
     """Within the block, `unet` adds what the yielded Taps holds. Afterwards it is exactly what it was.
 
-    Its cross-attentions and convolutions over time are taken the short way meanwhile (`one_token`, `temporal_conv`); so
-    with gradient checkpointing, which computes blocks again, the backward pass belongs inside too.
+    Its cross-attentions, convolutions over time and feed-forward layers are taken the short way meanwhile (`one_token`,
+    `temporal_conv`, `feed_forward`); so with gradient checkpointing, which computes blocks again, the backward pass
+    belongs inside too.
     """
     BaseShape.from_unet(unet)  # refuses what is not SVD
     taps, handles = Taps(), []
@@ -76,7 +78,8 @@ def attach(unet, num_blocks: int):
         for index, module in enumerate(tap_modules(unet, num_blocks)):
             handles.append(module.register_forward_hook(hook_for(index)))
         handles.append(unet.up_blocks[-2].register_forward_hook(record))
-        with one_token_attention(unet, lambda: taps.batch), flat_temporal_convolutions(unet):
+        attention = one_token_attention(unet, lambda: taps.batch)
+        with attention, flat_temporal_convolutions(unet), feed_forward_in_parts(unet):
             yield taps
     finally:
         for handle in handles:

@@ -61,7 +61,7 @@ class Passing:
         return kind, np.where(sure[..., None], now, colour)
 
     def kept(self) -> torch.Tensor:
-        """float32 [1,H,W]: 1 where the frame is the source's own, falling to 0 within a pixel of where it may not be."""
+        """float32 [1,H,W]: 1 where the frame is the source's own, falling to 0 near where it may not be."""
         sure = cv2.erode((self.kind == KEPT).astype(np.float32), np.ones((3, 3), np.uint8))
         return torch.from_numpy(cv2.blur(sure, (3, 3)))[None]
 

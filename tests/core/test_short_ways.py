@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from diffusers.models.attention import FeedForward
 from tiny import tiny_condition, tiny_unet
 
+from genprop_core import feed_forward
 from genprop_core.attach import attach
+from genprop_core.feed_forward import feed_forward_in_parts
 from genprop_core.one_token import one_token_attention
 from genprop_core.sampler import SamplerSettings, sample, unit_noise
 from genprop_core.temporal_conv import flat_temporal_convolutions
@@ -57,6 +60,29 @@ def test_convolutions_over_time_are_flat_and_have_the_same_gradients():
     with flat_temporal_convolutions(unet):
         short = both()
         assert "forward" in vars(conv)
+    for a, b in zip(short, long):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000])
+def test_feed_forward_layers_go_part_by_part_and_have_the_same_gradients(rows, monkeypatch):
+    unet = tiny_unet()
+    layer = next(m for m in unet.modules() if isinstance(m, FeedForward))
+    weight, widened = layer.net[0].proj.weight.requires_grad_(True), []
+    width = weight.shape[1]
+    monkeypatch.setattr(feed_forward, "PART", rows * 8 * width * 4)
+    layer.net[0].register_forward_hook(lambda module, inputs, output: widened.append(len(inputs[0].flatten(0, -2))))
+    x = torch.randn(3, 5, width, generator=torch.Generator().manual_seed(0))
+
+    def both():
+        widened.clear()
+        out = layer(x)
+        return [out, *torch.autograd.grad(out.square().sum(), [weight])]
+
+    long = both()
+    with feed_forward_in_parts(unet):
+        short = both()
+    assert max(widened) == min(rows, 15) and sum(widened) == 15
     for a, b in zip(short, long):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
