@@ -9,12 +9,13 @@ from .anchor import anchored, with_missed
 from .clip_progress import Counter
 from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
-from .confidence import MARGIN, change_outside, confidence, sureness
+from .confidence import change_outside, confidence, sureness
 from .frames import as_bytes, as_float
 from .passing import Passing
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
+FAR = 24  # pixels from the mask, three latent cells: so far the edit may reach where the mask has lost some of it
 AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
 
 
@@ -144,10 +145,10 @@ class Chain:
         return keyframe if passing is None else torch.lerp(keyframe, source[0], passing.kept().to(source))
 
     def _pass_on(self, passing: Passing, made: Made, place: int, index: int, source: torch.Tensor) -> None:
-        """One frame further: `passing` is told where in the made frame the edit is, and with a margin may be."""
+        """One frame further: `passing` is told where in the made frame the edit is, and where it may be."""
         mask = self.view.mask([index], made.mask[place][None])
         mask = with_missed(mask, as_float(made.frames[place])[None], source[None])
-        passing.advance(source, mask[0, 0] > THRESHOLD, alpha(mask, MARGIN, 0)[0, 0] > 0)
+        passing.advance(source, mask[0, 0] > THRESHOLD, alpha(mask, FAR, 0)[0, 0] > 0)
 
     def _nearest(self, part, keyframe: torch.Tensor) -> torch.Tensor:
         """The window's keyframe [3,H,W]; where there are others in it, the nearest for each of its frames [T,3,H,W]."""
