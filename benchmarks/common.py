@@ -2,6 +2,7 @@
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 
@@ -49,6 +50,19 @@ def facts(model: GenProp | None = None) -> dict:
 
 def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def peak_memory() -> int:
+    """The most memory this process has had, in bytes. Linux and macOS.
+
+    Not by getrusage on Linux: there a process begins with the peak of the one that started it.
+    """
+    if sys.platform == "linux":
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return 1024 * int(status.split("VmHWM:")[1].split()[0])
+    import resource  # not on Windows, where all but the memory can be measured
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def parser(name: str, doc: str, rounds: int = 5) -> argparse.ArgumentParser:

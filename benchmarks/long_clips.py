@@ -17,7 +17,7 @@ import torch
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
-from .common import facts, medians, parser, show
+from .common import facts, medians, parser, peak_memory, show
 from .timing import ratio
 
 LENGTHS = (20, 200, 400)  # three windows of 8 frames that share 2, and the two that are to be compared
@@ -38,21 +38,18 @@ def scene(frames: int) -> torch.Tensor:
 
 def one(frames: int, steps: int) -> dict:
     """Makes a clip of this length in this process; {"seconds", "peak", "frames_bytes"}."""
-    import resource
-
     model = GenProp.from_files("mini")
     source = scene(frames)
     settings = PropagateSettings(sampler=SamplerSettings(steps=steps))
     started = time.process_time()
     result = model.propagate_clip(source, {0: torch.full((3, SIZE, SIZE), 110, dtype=torch.uint8)}, settings)
     seconds = time.process_time() - started
-    unit = 1 if sys.platform == "darwin" else 1024
     held = [source, result.generated, result.frames, result.mask]
     return {
         "frames": frames,
         "windows": len(result.windows),
         "seconds": seconds,
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
+        "peak": peak_memory(),
         "frames_bytes": sum(tensor.numel() * tensor.element_size() for tensor in held),
     }
 

@@ -15,7 +15,7 @@ import torch
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
-from .common import clock, facts, medians, parser, sample_clip, show
+from .common import clock, facts, medians, parser, peak_memory, sample_clip, show
 from .timing import interleave
 
 FRAMES, SIZES = (8, 20, 50, 104, 200, 400), (96, 128, 192, 256, 384)
@@ -82,11 +82,8 @@ def main(argv=None) -> int:
     arguments.add_argument("--one", type=int, nargs=2, metavar=("FRAMES", "SIZE"), help="one run, for its peak memory")
     given = arguments.parse_args(argv)
     if given.one:
-        import resource  # not on Windows, where all but the memory can be measured
-
         runner(GenProp.from_files("mini"), *given.one)()
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit)
+        print(peak_memory() / 2**20)
         return 0
     frames, sizes = (QUICK_FRAMES, QUICK_SIZES) if given.quick else (FRAMES, SIZES)
     report = measure(frames, sizes, 1 if given.quick else given.rounds, not given.quick)

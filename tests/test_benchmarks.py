@@ -1,6 +1,9 @@
 """The benchmarks' own arithmetic, one of them end to end, and the page that is made from their numbers."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +12,7 @@ from benchmarks import common, plots, profile, results, sampling, scaling, secti
 from genprop_core import attach
 from trainer import long_tables
 
+ROOT = Path(__file__).resolve().parent.parent
 FACTS = {"date": "2026-01-02", "machine": "a machine", "threads": 1, "clock": "processor time", "python": "3.11",
          "torch": "2.9", "diffusers": "0.42", "rounds": 5}  # fmt: skip
 
@@ -16,6 +20,14 @@ FACTS = {"date": "2026-01-02", "machine": "a machine", "threads": 1, "clock": "p
 def test_the_exponent_of_a_power_law_is_found():
     assert scaling.fit({x: 3 * x**1.5 for x in (2, 5, 11, 40)}) == pytest.approx(1.5)
     assert scaling.fit({8: 2.0, 16: 4.0}) == pytest.approx(1.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process does not begin with its parent's peak")
+def test_the_peak_of_a_process_is_not_its_parents():
+    large = torch.ones(2**29)  # 2 GiB
+    command = [sys.executable, "-c", "from benchmarks.common import peak_memory; print(peak_memory())"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    assert 2**25 < int(done.stdout) < large.numel() * 4 < common.peak_memory()
 
 
 def test_flops_grow_by_the_step_and_attention_counts():
