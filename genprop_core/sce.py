@@ -1,12 +1,14 @@
 """The Selective Content Encoder: a trainable copy of the UNet's first down blocks that reads the source video."""
 
 import copy
+from contextlib import nullcontext
 
 import torch
 from torch import nn
 
 from . import edm
 from .config import AdapterConfig
+from .feed_forward import feed_forward_in_parts
 
 
 def _skeleton(config: AdapterConfig):
@@ -77,8 +79,10 @@ class SelectiveContentEncoder(nn.Module):
             hidden = hidden + self.fuse(first_features)
         indicator = torch.zeros(batch, frames, dtype=dtype, device=source.device)
         features = [hidden]
-        for block in self.down_blocks:
-            extra = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
-            hidden, outputs = block(hidden_states=hidden, temb=emb, image_only_indicator=indicator, **extra)
-            features += outputs
+        # in training, blocks may be computed again in the backward pass, and must then go the same way
+        with nullcontext() if torch.is_grad_enabled() else feed_forward_in_parts(self):
+            for block in self.down_blocks:
+                extra = {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}
+                hidden, outputs = block(hidden_states=hidden, temb=emb, image_only_indicator=indicator, **extra)
+                features += outputs
         return features
