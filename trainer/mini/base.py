@@ -138,8 +138,8 @@ def _check(unet, pairs):
     return {"check": mean(0.0), "check_several": mean(1.0), "check_parts": mean(0.0, 1.0)}
 
 
-def train(folder, minutes, seed=0, start=None):
-    """Trains for `minutes` in all and writes base.safetensors (EMA weights) into `folder`.
+def train(folder, minutes, seed=0, start=None, steps=None):
+    """Trains for `minutes` (or `steps`) in all and writes base.safetensors (EMA weights) into `folder`.
 
     start: a base.safetensors to go on from with a fresh optimiser, instead of from random weights. Its first layer
     stays as it is: adapters show the source by it, so those that were made for this base fit what it becomes.
@@ -152,7 +152,7 @@ def train(folder, minutes, seed=0, start=None):
     optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, weight_decay=0.01)
     ema = EMA(trained, 0.999)
     pairs, vae = wait_for_pairs(folder), load_vae(folder)
-    stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema)
+    stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema, steps)
     if start is not None and stage.step == 0:
         stage.log(started_from=weights_digest(unet))
     saved, running, pixels = stage.elapsed, [], []
