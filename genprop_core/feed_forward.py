@@ -5,12 +5,11 @@ CPU fetches anew in every block, and waits for. The rows do not know each other,
 for rounding. On an accelerator nothing changes.
 """
 
-from contextlib import contextmanager
-from functools import partial
-
 import torch
 from diffusers.models.attention import FeedForward
 from torch import nn
+
+from .forwards import computed_by
 
 PART = 2**21  # bytes of the widened rows of a part: about what a core's own cache holds
 WIDENED = 8  # times
@@ -26,18 +25,6 @@ def in_parts(layer: FeedForward, hidden: torch.Tensor, *args, **kwargs) -> torch
     return torch.cat(parts).unflatten(0, hidden.shape[:-1])
 
 
-def _fits(module) -> bool:
-    return isinstance(module, FeedForward) and "forward" not in vars(module)
-
-
-@contextmanager
 def feed_forward_in_parts(module: nn.Module):
     """Within the block, the feed-forward layers in `module` are computed as above; then they are as they were."""
-    changed = [m for m in module.modules() if _fits(m)]
-    try:
-        for layer in changed:
-            layer.forward = partial(in_parts, layer)
-        yield
-    finally:
-        for layer in changed:
-            vars(layer).pop("forward", None)
+    return computed_by(in_parts, [m for m in module.modules() if isinstance(m, FeedForward)])

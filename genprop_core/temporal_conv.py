@@ -5,11 +5,10 @@ convolution has no fast path on a CPU, the two-dimensional one has, so this take
 differs by rounding alone.
 """
 
-from contextlib import contextmanager
-from functools import partial
-
 import torch.nn.functional as F
 from torch import nn
+
+from .forwards import computed_by
 
 
 def convolve(conv: nn.Conv3d, hidden):
@@ -22,19 +21,11 @@ def convolve(conv: nn.Conv3d, hidden):
 
 
 def _fits(module) -> bool:
-    if not isinstance(module, nn.Conv3d) or module.padding_mode != "zeros" or "forward" in vars(module):
+    if not isinstance(module, nn.Conv3d) or module.padding_mode != "zeros":
         return False
     return all(v[1:] == (1, 1) for v in (module.kernel_size, module.stride)) and module.padding[1:] == (0, 0)
 
 
-@contextmanager
 def flat_temporal_convolutions(module: nn.Module):
     """Within the block, the convolutions over time in `module` are computed as above; then they are as they were."""
-    changed = [m for m in module.modules() if _fits(m)]
-    try:
-        for conv in changed:
-            conv.forward = partial(convolve, conv)
-        yield
-    finally:
-        for conv in changed:
-            vars(conv).pop("forward", None)
+    return computed_by(convolve, [m for m in module.modules() if _fits(m)])
