@@ -1,7 +1,7 @@
 """A device that is none: tensors that say they are on another device and are computed on the CPU.
 
-Where no GPU is at hand, this finds what would fail on one: an operation that mixes tensors of two devices is refused, as
-CUDA refuses it. It says nothing of speed, memory, or kernels that only a GPU has.
+Where no GPU is at hand, this finds what would fail on one: an operation that mixes tensors of two devices is refused,
+as CUDA refuses it. It says nothing of speed, memory, or kernels that only a GPU has.
 """
 
 from contextlib import contextmanager
@@ -9,7 +9,6 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 DEVICE = torch.device("meta")  # unlike any other, autograd takes it without a driver; what is on it here has values
 
@@ -41,8 +40,7 @@ COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.o
 def compute(function, args, kwargs):
     """One operation of PyTorch. Raises RuntimeError where it has tensors of both devices, but for copies, and for CPU
     tensors of no dimension, which CUDA takes as numbers."""
-    kwargs = dict(kwargs)
-    tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
+    kwargs, tensors = dict(kwargs), [*_tensors(args), *_tensors(kwargs.values())]
     away = [t for t in tensors if isinstance(t, Elsewhere)]
     home = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim() > 0]
     indexed = function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_)  # CUDA takes CPU indices
@@ -55,17 +53,35 @@ def compute(function, args, kwargs):
         goes = bool(away) if wanted is None else False
     if kwargs.get("generator") is not None and goes:
         raise RuntimeError(f"Expected a generator of {DEVICE} for {function}, got one of the cpu.")
-    args, kwargs = tree_map(_here, args), tree_map(_here, kwargs)
-    out = function(*args, **kwargs)
+    out = function(*_each(_here, args), **{k: _each(_here, v) for k, v in kwargs.items()})
+    if not function._schema.returns:
+        return None
     if function in COPIES and function is not torch.ops.aten._to_copy.default:
         goes = isinstance(tensors[0], Elsewhere)
     if function._schema.is_mutable and tensors and not isinstance(out, (list, tuple)):
         return tensors[0]
-    return tree_map(lambda t: Elsewhere(t) if isinstance(t, torch.Tensor) else t, out) if goes else out
+    return _each(_there, out) if goes else out
 
 
 def _here(value):
     return value.here if isinstance(value, Elsewhere) else value
+
+
+def _there(value):
+    return Elsewhere(value) if isinstance(value, torch.Tensor) else value
+
+
+def _tensors(values):
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _each(change, value):
+    """`value`, or every member of a list or tuple, changed."""
+    return type(value)(_each(change, v) for v in value) if isinstance(value, (list, tuple)) else change(value)
 
 
 class _Mode(TorchDispatchMode):

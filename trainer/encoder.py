@@ -1,6 +1,7 @@
 """From the frames of a clip to the latents a training step needs: the only place where training uses VAE and CLIP."""
 
 import hashlib
+from contextlib import nullcontext
 
 import torch
 
@@ -77,5 +78,5 @@ class Encoder:
         return {k: v.to(self.dtype) for k, v in window.items()}
 
     def _latents(self, frames: torch.Tensor, scaled: bool) -> torch.Tensor:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext():
             return cond.encode_frames(self.vae, frames, scaled=scaled, chunk=CHUNK)
