@@ -26,6 +26,14 @@ def test_long_clips_keep_moving():
     assert (clip.source[1:] - clip.source[:-1]).abs().mean(dim=(1, 2, 3)).min() > 1 / 255
 
 
+def test_a_larger_picture_holds_the_same_shapes_smaller():
+    for seed in range(6):
+        small, large = make_clip(seed), make_clip(seed, size=256)
+        assert large.source.shape == (8, 3, 256, 256)
+        ratio = large.mask.mean() / small.mask.mean()
+        assert 0.1 < ratio < 0.6, (seed, ratio)
+
+
 def test_difficulty_is_reported():
     facts = describe([make_clip(s) for s in range(FIRST_HELD_OUT_SEED, FIRST_HELD_OUT_SEED + 4)])
     assert facts["contrast_min"] >= 40 and facts["drift_px_per_frame"] == [1.0, 4.0]

@@ -167,7 +167,8 @@ def make_clip(seed: int, frames: int = FRAMES, size: int = SIZE) -> Clip:
         source, seen = _render(background, shapes, tracks, light, removed)
         mask = (seen > MASK_LEVEL).float()
         body = (source - target).abs().mean(1, keepdim=True)
-        area = mask.mean(dim=(1, 2, 3))
+        # shapes have the same size in pixels in a larger picture, so this is a share of the mini's
+        area = mask.mean(dim=(1, 2, 3)) * (size / SIZE) ** 2
         # visible in every frame of the base's window, and different enough from what is behind it
         if area[:FRAMES].min() > 0.025 and (body * mask).sum() / mask.sum() >= CONTRAST:
             return Clip(source.contiguous(), target.contiguous(), mask)
