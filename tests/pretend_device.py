@@ -4,6 +4,7 @@ Where no GPU is at hand, this finds what would fail on one: an operation that mi
 as CUDA refuses it. It says nothing of speed, memory, or kernels that only a GPU has.
 """
 
+import warnings
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +35,7 @@ class Elsewhere(torch.Tensor):
         return compute(function, args, kwargs or {})
 
 
+INDEXED = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}  # CUDA takes indices of the CPU
 COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._copy_from.default}
 
 
@@ -43,8 +45,7 @@ def compute(function, args, kwargs):
     kwargs, tensors = dict(kwargs), [*_tensors(args), *_tensors(kwargs.values())]
     away = [t for t in tensors if isinstance(t, Elsewhere)]
     home = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim() > 0]
-    indexed = function.overloadpacket in (torch.ops.aten.index, torch.ops.aten.index_put_)  # CUDA takes CPU indices
-    if away and home and function not in COPIES and not indexed:
+    if away and home and function not in COPIES and function.overloadpacket not in INDEXED:
         raise RuntimeError(f"Expected all tensors on one device for {function}, got {DEVICE} and cpu.")
     wanted = kwargs.get("device")
     if wanted is not None and torch.device(wanted).type == DEVICE.type:
@@ -108,7 +109,9 @@ def pretend_device():
     swap = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     try:
-        with _Mode(), _FromValues():
+        with _Mode(), _FromValues(), warnings.catch_warnings():
+            # weights that are loaded there are copied there: it has values
+            warnings.filterwarnings("ignore", ".*copying from a non-meta parameter", UserWarning)
             yield DEVICE
     finally:
         torch.__future__.set_swap_module_params_on_conversion(swap)

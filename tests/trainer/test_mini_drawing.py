@@ -1,15 +1,20 @@
 """The base trained by what it draws: as the sampler does it, and compared with the right frames."""
 
+import shutil
+from functools import partial
+
 import pytest
 import torch
+from pretend_device import pretend_device
 
 from genprop_core.base import MINI_SAMPLED, load_base
+from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from genprop_core.sampler import SamplerSettings, sample
 from genprop_core.unet import denoise
-from trainer.mini import base
+from trainer.mini import adapters, base, cache, precision, vae
 from trainer.mini.clips import make_clip
-from trainer.mini.drawing import LATENTS, LEVELS, PIXELS, drawn_loss, frames_of, half_way
+from trainer.mini.drawing import LATENTS, LEVELS, PIXELS, drawn_loss, half_way
 from trainer.mini.export import unpack
 
 
@@ -36,12 +41,35 @@ def test_half_way_is_where_the_sampler_is(mini):
     assert half_way(mini.unet, condition, noise, 0).std() > LEVELS[0] / 2 and not before.requires_grad
 
 
-def test_the_frame_compared_is_the_one_drawn():
-    clip = make_clip(5)
-    rows, at = torch.tensor([5, 5]), torch.tensor([2, 2])
-    frames = frames_of(rows, "source", torch.tensor([False, True]), at)
-    assert frames[0].equal(clip.source[2]) and frames[1].equal(clip.source[5])
-    assert frames_of(rows[:1], "target", torch.tensor([False]), at[:1])[0].equal(clip.target[2])
+def test_the_frame_compared_is_the_one_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD", 2)
+    unpack(tmp_path)
+    cache.build(tmp_path, 4)
+    clip, pairs = make_clip(3), cache.Pairs(tmp_path)
+    rows, at = torch.tensor([3, 3]), torch.tensor([2, 2])
+    frames = pairs.pictures(rows, torch.tensor([False, True]), at, "source")
+    assert len(pairs) == 4 and frames.shape == (2, 3, 128, 128) and frames.dtype == torch.float32
+    for frame, there in zip(frames, (clip.source[2], clip.source[5])):
+        assert (frame - there).abs().max() <= 0.5 / 255 + 1e-6
+    assert (pairs.pictures(rows[:1], torch.tensor([False]), at[:1])[0] - clip.target[2]).abs().max() <= 0.5 / 255 + 1e-6
+    (tmp_path / "cache" / f"{cache.PICTURES}000002.safetensors").unlink()
+    with pytest.raises(GenPropError, match=r"Expected the pictures .*000002.*Remove .*trainer\.mini cache"):
+        pairs.pictures(rows, torch.tensor([False, True]), at)
+
+
+def test_clips_drawn_by_other_processes_are_encoded_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache, "SHARD", 1)
+    for name, workers in (("alone", 0), ("together", 2)):
+        unpack(tmp_path / name)
+        cache.build(tmp_path / name, 2, workers=workers)
+    alone, together = (sorted((tmp_path / name / "cache").iterdir()) for name in ("alone", "together"))
+    assert [p.name for p in alone] == [p.name for p in together] and len(alone) == 4
+    for a, b in zip(alone, together):
+        mine, other = load_tensors(a)[0], load_tensors(b)[0]
+        assert all(v.equal(other[k]) for k, v in mine.items())
+    kept = alone[0].stat().st_mtime_ns
+    cache.build(tmp_path / "alone", 3)
+    assert alone[0].stat().st_mtime_ns == kept and len(cache.Pairs(tmp_path / "alone")) == 3
 
 
 @pytest.mark.parametrize("seed", [0, 3])
@@ -66,19 +94,68 @@ def test_what_is_drawn_as_it_should_be_costs_nothing_in_pixels(mini, seed):
     assert abs(pixels - 0.01) < 1e-5 and abs(total - PIXELS * 0.01 - LATENTS) < 1e-2
 
 
-def test_going_on_leaves_the_first_layer_to_the_adapters(tmp_path, monkeypatch):
-    unpack(tmp_path)
-    start = tmp_path / "start.safetensors"
-    (tmp_path / "base.safetensors").rename(start)
-    (tmp_path / "cache").mkdir()
+def _work(folder):
+    """A work folder with the shipped VAE and base, and 50 pairs of noise in its cache; what to start the base from."""
+    unpack(folder)
+    start = folder / "start.safetensors"
+    (folder / "base.safetensors").rename(start)
+    torch.manual_seed(0)
     rows = {k: v.half() for k, v in _batch(50).items() if k in ("source", "target")}
     rows["mask"] = torch.zeros(50, 8, 1, 16, 16, dtype=torch.half)
     for side in ("source", "target"):
         rows[f"key_{side}"] = torch.randn(50, 2, 4, 16, 16).half()
         rows[f"clip_{side}"] = torch.randn(50, 2, 64).half()
-    save_tensors(tmp_path / "cache" / "000000.safetensors", rows, {})
+    for shard in (0, 1):
+        part, name = slice(25 * shard, 25 * shard + 25), f"{25 * shard:06d}.safetensors"
+        save_tensors(folder / "cache" / name, {k: v[part].contiguous() for k, v in rows.items()}, {})
+        pictures = {side: torch.randint(0, 256, (25, 8, 3, 128, 128), dtype=torch.uint8) for side in cache.SIDES}
+        save_tensors(folder / "cache" / (cache.PICTURES + name), pictures, {})
+    return start
+
+
+def test_going_on_leaves_the_first_layer_to_the_adapters(tmp_path, monkeypatch):
+    start = _work(tmp_path)
     monkeypatch.setattr(base, "_check", lambda unet, pairs: {})
     base.train(tmp_path, 0, start=start, steps=3)
     before, after = load_tensors(start)[0], load_tensors(tmp_path / "base.safetensors")[0]
     kept = {k for k in before if before[k].equal(after[k])}
     assert {"conv_in.weight", "conv_in.bias"} <= kept and len(kept) < len(before) / 2
+
+
+def test_the_stages_train_on_another_device_as_on_the_cpu(tmp_path, monkeypatch):
+    """The same losses, and a run that goes on there from where it was stopped."""
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: False)
+    monkeypatch.setattr(base, "_check", lambda unet, pairs: {})
+    monkeypatch.setattr(adapters, "_check", lambda unet, taps, adapters, pairs: {})
+    start = _work(tmp_path)
+    (tmp_path / "base.safetensors").write_bytes(start.read_bytes())
+
+    def run(folder, steps, device):
+        shutil.copytree(tmp_path / "cache", folder / "cache", dirs_exist_ok=True)
+        for name in ("vae", "base"):
+            shutil.copyfile(tmp_path / f"{name}.safetensors", folder / f"{name}.safetensors")
+        adapters.train(folder, 0, steps=steps, device=device, batch_size=1)
+        base.train(folder, 0, start=start, steps=steps, device=device, batch_size=1)
+
+    run(tmp_path / "cpu", 2, "cpu")
+    with pretend_device() as device:
+        run(tmp_path / "there", 1, device)
+        run(tmp_path / "there", 2, device)
+    for name in ("adapters", "base"):
+        expected, made = (load_tensors(tmp_path / place / f"{name}.safetensors")[0] for place in ("cpu", "there"))
+        assert all(type(v) is torch.Tensor and v.device.type == "cpu" for v in made.values())
+        for key, value in expected.items():
+            torch.testing.assert_close(made[key].float(), value.float(), atol=2e-3, rtol=1e-2)
+
+
+def test_the_vae_trains_on_another_device_as_on_the_cpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: False)
+    monkeypatch.setattr(vae, "POOL", 1)
+    for name in ("normalise", "measure"):
+        monkeypatch.setattr(vae, name, partial(lambda way, module, seeds: way(module, seeds[:1]), getattr(vae, name)))
+    expected = vae.train(tmp_path / "cpu", 0, steps=2, batch_size=2)
+    with pretend_device() as device:
+        vae.train(tmp_path / "there", 0, steps=1, device=device, batch_size=2)
+        made = vae.train(tmp_path / "there", 0, steps=2, device=device, batch_size=2)
+    assert made["round_trip_psnr"] == pytest.approx(expected["round_trip_psnr"], abs=0.05)
+    assert made["latent_std"] == pytest.approx(expected["latent_std"], rel=1e-2)

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from genprop_core.errors import exit_code
+from genprop_core.offload import Placement
 
 
 def main(argv=None) -> int:
@@ -23,15 +24,22 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (stage adapters)")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="torch device to encode and train on (default: %(default)s)")
+    parser.add_argument("--batch", type=int, help="of a step: crops (stage vae, 16 by default) or clips (base 4, "
+                        "adapters 2)")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache)")
     arguments = parser.parse_args(argv)
+    if arguments.batch is not None and arguments.batch < 1:
+        parser.error(f"--batch must be at least 1, got {arguments.batch}")
     return exit_code(lambda: _run(arguments), "the same command goes on from what was saved")
 
 
 def _run(arguments):
+    device = Placement(arguments.device).device  # one that this machine has
     if arguments.stage == "cache":
         from .cache import build
 
-        build(arguments.work, arguments.pairs)
+        build(arguments.work, arguments.pairs, device, arguments.workers)
         return
     if arguments.stage == "export":
         from .export import export
@@ -54,7 +62,9 @@ def _run(arguments):
         from .base import train
     else:
         from .adapters import train
-    extra = {} if arguments.stage == "vae" else {"start": arguments.start}
+    extra = {"device": device} | ({} if arguments.batch is None else {"batch_size": arguments.batch})
+    if arguments.stage != "vae":
+        extra["start"] = arguments.start
     if arguments.stage == "adapters" and arguments.selective is not None:
         extra["selective"] = arguments.selective
     print(train(arguments.work, arguments.minutes, arguments.seed, **extra))

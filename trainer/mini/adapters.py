@@ -9,6 +9,7 @@ from genprop_core.attach import attach
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.files import load_tensors
 from trainer.step import StepSettings, draw, loss_terms, selectivity, stack
+from trainer.windows import to_device
 
 from .base import CHECK, make_condition, wait_for_pairs
 from .precision import autocast
@@ -26,8 +27,9 @@ GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth 
 
 
 def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
-    random = stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds])
-    with autocast():
+    device = batch["target"].device
+    random = to_device(stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds]), device)
+    with autocast(device):
         condition = make_condition(batch)
         return loss_terms(unet, taps, adapters, condition, batch["target"], batch["mask"], random, settings, selective)
 
@@ -35,9 +37,9 @@ def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
 @torch.no_grad()
 def _check(unet, taps, adapters, pairs):
     """Mean loss terms on the pairs kept for the curve, with fixed noise."""
-    rows, sums = torch.arange(CHECK), {}
+    rows, sums, device = torch.arange(CHECK), {}, next(unet.parameters()).device
     for part in rows.split(8):
-        batch = pairs.batch(part, torch.zeros(len(part), dtype=torch.bool))
+        batch = pairs.batch(part, torch.zeros(len(part), dtype=torch.bool), device=device)
         terms = _terms(unet, taps, adapters, batch, part.tolist(), SETTINGS)
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + value.item() * len(part) / CHECK
@@ -74,6 +76,8 @@ def train(
     base_folder=None,
     steps=None,
     shares=(COPY_SHARE, RAMP_SHARE),
+    device="cpu",
+    batch_size=BATCH,
     **config,
 ):
     """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
@@ -88,6 +92,7 @@ def train(
     unet.load_state_dict(load_tensors(f"{base_folder}/base.safetensors")[0])
     unet.eval().requires_grad_(False)
     adapters = GenPropAdapters.from_unet(unet, **config)
+    unet.to(device), adapters.to(device)
     found = None if start is None else load_adapters(start)
     peak = PEAK_RATE
     if found is not None and take_over(adapters, found.adapters):
@@ -128,11 +133,11 @@ def train(
     with attach(unet, adapters.config.num_blocks) as taps:
         while stage.progress < 1:
             g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
-            rows = torch.randint(CHECK, len(pairs), (BATCH,), generator=g)
-            batch = pairs.batch(rows, torch.rand(BATCH, generator=g) < 0.5)
+            rows = torch.randint(CHECK, len(pairs), (batch_size,), generator=g)
+            batch = pairs.batch(rows, torch.rand(batch_size, generator=g) < 0.5, device=device)
             rate = stage.learning_rate(peak)
             settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
-            seeds = range(stage.step * BATCH, (stage.step + 1) * BATCH)
+            seeds = range(stage.step * batch_size, (stage.step + 1) * batch_size)
             share = selective * selectivity(stage.progress, 1, *shares)
             terms = _terms(unet, taps, adapters, batch, seeds, settings, share)
             norm = stage.descend(terms["total"])

@@ -30,7 +30,7 @@ from genprop_core.unet import denoise
 from trainer.encoder import weights_digest
 
 from .cache import FPS, MOTION_BUCKET, Pairs, load_vae
-from .drawing import drawn_loss, frames_of
+from .drawing import drawn_loss
 from .precision import autocast
 from .shape import new_unet
 from .stage import EMA, Stage
@@ -74,8 +74,8 @@ def make_condition(batch) -> Condition:
     return Condition(
         image_latents=keyframe,
         clip=batch["clip"],
-        micro=micro_conditions(FPS, MOTION_BUCKET, NOISE_AUGMENTATION, count),
-        task=torch.zeros(count, dtype=torch.long),
+        micro=micro_conditions(FPS, MOTION_BUCKET, NOISE_AUGMENTATION, count).to(keyframe.device),
+        task=torch.zeros(count, dtype=torch.long, device=keyframe.device),
         source=batch["source"],
         keyframe=keyframe,
     )
@@ -101,7 +101,7 @@ def keyframe_in_part(condition: Condition, clean, region, generator, share: floa
 
     clean: scaled latents [B,T,4,h,w] of the clip; region: [B,T,1,h,w] in [0,1].
     """
-    chosen = edm.expand(torch.rand(len(clean), generator=generator) < share, clean)
+    chosen = edm.expand((torch.rand(len(clean), generator=generator) < share).to(clean.device), clean)
     shown = torch.lerp(clean / SCALING, condition.image_latents, region)
     return replace(condition, image_latents=torch.where(chosen, shown, condition.image_latents))
 
@@ -115,11 +115,12 @@ def shown_condition(batch, generator, several=SEVERAL, parts=PARTS) -> Condition
 
 def _loss(unet, batch, generator, drop_rate=DROPOUT, several=SEVERAL, parts=PARTS):
     clean = batch["target"]
-    count = len(clean)
-    sigma = edm.training_sigmas(count, generator)
-    noisy = clean + edm.expand(sigma, clean) * torch.randn(clean.shape, generator=generator)
-    drop = torch.rand(count, generator=generator) < drop_rate
-    with autocast():
+    count, device = len(clean), clean.device
+    # drawn on the CPU, so that the samples are the same on every device
+    sigma = edm.training_sigmas(count, generator).to(device)
+    noisy = clean + edm.expand(sigma, clean) * torch.randn(clean.shape, generator=generator).to(device)
+    drop = (torch.rand(count, generator=generator) < drop_rate).to(device)
+    with autocast(device):
         condition = shown_condition(batch, generator, several, parts)
         denoised = denoise(unet, noisy, sigma, condition, drop=drop)
     return ((denoised - clean).square() * edm.expand(edm.loss_weight(sigma), clean)).mean()
@@ -131,44 +132,45 @@ def _check(unet, pairs):
 
     def mean(several, parts=0.0):
         g = torch.Generator().manual_seed(1)
-        batches = (pairs.batch(rows, torch.zeros(8, dtype=torch.bool)) for rows in torch.arange(CHECK).split(8))
+        device, forwards = next(unet.parameters()).device, torch.zeros(8, dtype=torch.bool)
+        batches = (pairs.batch(rows, forwards, device=device) for rows in torch.arange(CHECK).split(8))
         losses = [_loss(unet, batch, g, 0.0, several, parts).item() for batch in batches]
         return sum(losses) / len(losses)
 
     return {"check": mean(0.0), "check_several": mean(1.0), "check_parts": mean(0.0, 1.0)}
 
 
-def train(folder, minutes, seed=0, start=None, steps=None):
+def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_size=BATCH):
     """Trains for `minutes` (or `steps`) in all and writes base.safetensors (EMA weights) into `folder`.
 
     start: a base.safetensors to go on from with a fresh optimiser, instead of from random weights. Its first layer
     stays as it is: adapters show the source by it, so those that were made for this base fit what it becomes.
     """
-    unet = new_unet(seed)
+    unet, device = new_unet(seed).to(device), torch.device(device)
     if start is not None:
         unet.load_state_dict(load_tensors(Path(start))[0])
         unet.conv_in.requires_grad_(False)
     trained = [p for p in unet.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, weight_decay=0.01)
     ema = EMA(trained, 0.999)
-    pairs, vae = wait_for_pairs(folder), load_vae(folder)
+    pairs, vae = wait_for_pairs(folder), load_vae(folder, device)
     stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema, steps)
     if start is not None and stage.step == 0:
         stage.log(started_from=weights_digest(unet))
     saved, running, pixels = stage.elapsed, [], []
     while stage.progress < 1:
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
-        rows = torch.randint(CHECK, len(pairs), (BATCH,), generator=g)
+        rows = torch.randint(CHECK, len(pairs), (batch_size,), generator=g)
         side = "target" if torch.rand((), generator=g) < 0.5 else "source"
-        backwards = torch.rand(BATCH, generator=g) < 0.5
-        batch = pairs.batch(rows, backwards, side)
+        backwards = torch.rand(batch_size, generator=g) < 0.5
+        batch = pairs.batch(rows, backwards, side, device)
         batch["target"] = batch[side]
         rate = stage.learning_rate(PEAK_RATE if start is None else CONTINUED_RATE)
         if (start is not None or stage.progress > 0.5) and torch.rand((), generator=g) < DRAWN:
-            with autocast():
+            with autocast(device):
                 condition = shown_condition(batch, g)
-                at = torch.randint(batch[side].shape[1], (BATCH,), generator=g)
-                truth = frames_of(rows, side, backwards, at)
+                at = torch.randint(batch[side].shape[1], (batch_size,), generator=g)
+                truth = pairs.pictures(rows, backwards, at, side, device)
                 loss, error = drawn_loss(unet, vae, batch[side], condition, truth, at, g)
             pixels.append(error.item())
         else:

@@ -1,40 +1,49 @@
-"""Latents of generated pairs, encoded once, in shards of 25 that can be made while a stage trains on them."""
+"""Latents of generated pairs, encoded once, in shards of 25 that can be made while a stage trains on them.
+
+Beside every shard lie its pictures, of which the base's training looks at one frame at a time.
+"""
 
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderTiny
+from torch.utils.data import DataLoader, Dataset
 
 from genprop_core import conditioning as cond
-from genprop_core.files import load_tensors, save_tensors
+from genprop_core.errors import GenPropError
+from genprop_core.files import load_tensors, open_tensors, save_tensors
+from genprop_core.frames import as_bytes, as_float
 
 from .clips import make_clip
 from .precision import autocast
 from .shape import new_image_encoder
 
 SHARD = 25
+SIDES = ("source", "target")
+PICTURES = "pictures-"  # before a shard's name: the file with its clips' frames
 FPS, MOTION_BUCKET = 7, 127
 
 
-def load_vae(folder) -> AutoencoderTiny:
+def load_vae(folder, device="cpu") -> AutoencoderTiny:
     vae = AutoencoderTiny()
     vae.load_state_dict(load_tensors(Path(folder) / "vae.safetensors")[0])
-    return vae.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return vae.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
 
 
 @torch.no_grad()
 def encode_pair(vae, image_encoder, clip, seed) -> dict[str, torch.Tensor]:
     """Latents of one pair. Index 0 of `key_*` and `clip_*` is the first frame, 1 the last (for playing backwards)."""
-    source, target = clip.source * 2 - 1, clip.target * 2 - 1
+    device = vae.device
+    source, target = (v.to(device) * 2 - 1 for v in (clip.source, clip.target))
     keys = torch.stack([target[0], target[-1], source[0], source[-1]])
     noisy = cond.augment_keyframe(keys, cond.NOISE_AUGMENTATION, seed)
-    with autocast():
+    with autocast(device):
         # a few frames at a time stay in the processor's cache
         parts = torch.cat([source, target, noisy]).to(memory_format=torch.channels_last).split(4)
         z = torch.cat([vae.encode(part).latents.float() for part in parts])
     frames = len(source)
     embedding = cond.clip_embedding(image_encoder, keys)[:, 0]
-    return {
+    encoded = {
         "source": z[:frames],
         "target": z[frames : 2 * frames],
         "mask": cond.mask_to_latents(clip.mask),
@@ -43,18 +52,33 @@ def encode_pair(vae, image_encoder, clip, seed) -> dict[str, torch.Tensor]:
         "clip_target": embedding[:2],
         "clip_source": embedding[2:],
     }
+    return {k: v.cpu() for k, v in encoded.items()}
 
 
-def build(folder, pairs):
-    """Encodes pairs of seeds 0, 1, ... until `pairs` are there. Finished shards are kept."""
-    folder = Path(folder)
-    vae, image_encoder = load_vae(folder), new_image_encoder()
-    for start in range(0, pairs, SHARD):
-        path = folder / "cache" / f"{start:06d}.safetensors"
-        if path.exists():
-            continue
-        rows = [encode_pair(vae, image_encoder, make_clip(seed), seed) for seed in range(start, start + SHARD)]
-        save_tensors(path, {k: torch.stack([r[k] for r in rows]).half() for k in rows[0]}, {})
+class _Clips(Dataset):
+    """The generated clips by their seeds."""
+
+    def __getitem__(self, seed):
+        return make_clip(seed)
+
+
+def build(folder, pairs, device="cpu", workers=0):
+    """Encodes pairs of seeds 0, 1, ... until `pairs` are there. Finished shards are kept.
+
+    workers: processes that draw clips meanwhile, which takes longer than a GPU needs to encode them.
+    """
+    folder = Path(folder) / "cache"
+    vae, image_encoder = load_vae(folder.parent, device), new_image_encoder().to(device)
+    starts = [s for s in range(0, pairs, SHARD) if not (folder / f"{s:06d}.safetensors").exists()]
+    seeds = [seed for start in starts for seed in range(start, start + SHARD)]
+    clips = iter(DataLoader(_Clips(), None, sampler=seeds, num_workers=workers))
+    for start in starts:
+        drawn = [next(clips) for _ in range(SHARD)]
+        rows = [encode_pair(vae, image_encoder, clip, start + n) for n, clip in enumerate(drawn)]
+        pictures = {side: torch.stack([as_bytes(getattr(clip, side)) for clip in drawn]) for side in SIDES}
+        save_tensors(folder / f"{PICTURES}{start:06d}.safetensors", pictures, {})
+        save_tensors(folder / f"{start:06d}.safetensors",
+                     {k: torch.stack([r[k] for r in rows]).half() for k in rows[0]}, {})  # fmt: skip
         print(f"cache: {start + SHARD} of {pairs} pairs", flush=True)
 
 
@@ -74,8 +98,8 @@ class Pairs:
     def __len__(self):
         return len(self.tensors["source"]) if self.tensors else 0
 
-    def batch(self, rows, backwards, key="target"):
-        """Rows of the cache as float32; `backwards` [B] bools play a clip from its last frame."""
+    def batch(self, rows, backwards, key="target", device="cpu"):
+        """Rows of the cache as float32 on `device`; `backwards` [B] bools play a clip from its last frame."""
         out = {}
         for name in ("source", "target", "mask"):
             value = self.tensors[name][rows].float()
@@ -83,4 +107,23 @@ class Pairs:
         first = backwards.long()
         out["image"] = self.tensors[f"key_{key}"][rows, first].float()
         out["clip"] = self.tensors[f"clip_{key}"][rows, first].float()[:, None]
-        return out
+        return {k: v.to(device) for k, v in out.items()}
+
+    def pictures(self, rows, backwards, at, side="target", device="cpu"):
+        """One frame [B,3,H,W] in [0,1] of each of these rows: `at` [B] counts from where the clip is played from.
+
+        Raises GenPropError where a shard has no pictures beside it.
+        """
+        picked = []
+        for row, back, frame in zip(rows.tolist(), backwards.tolist(), at.tolist()):
+            path = self.folder / f"{PICTURES}{row // SHARD * SHARD:06d}.safetensors"
+            if not path.exists():
+                raise GenPropError(
+                    f"Expected the pictures of the encoded pairs in {path}, but there are none: the cache was made by "
+                    f"an earlier version. Remove {self.folder} and run `python -m trainer.mini cache` again."
+                )
+            with open_tensors(path) as file:
+                clip = file.get_slice(side)
+                frame = clip.get_shape()[1] - 1 - frame if back else frame
+                picked.append(clip[row % SHARD, frame])
+        return as_float(torch.stack(picked)).to(device)

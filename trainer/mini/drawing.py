@@ -11,8 +11,6 @@ from genprop_core import edm
 from genprop_core.base import MINI_SAMPLED
 from genprop_core.unet import denoise
 
-from .clips import make_clip
-
 LEVELS = edm.karras_sigmas(MINI_SAMPLED["steps"], MINI_SAMPLED["sigma_min"]).tolist()[:-1]
 PIXELS = 200.0  # weight of the squared error in pixels, which are in [0,1]
 LATENTS = 0.3  # and of that in latents, beside it
@@ -23,21 +21,9 @@ def half_way(unet, condition, noise, reached: int) -> torch.Tensor:
     x = noise * edm.initial_noise_scale()
     with torch.no_grad():
         for level, following in zip(LEVELS[:reached], LEVELS[1 : reached + 1]):
-            levels = torch.full((len(x),), level)
+            levels = torch.full((len(x),), level, device=x.device)
             x = edm.euler_step(x, denoise(unet, x, levels, condition).float(), level, following)
     return x
-
-
-def frames_of(rows, side: str, backwards, at) -> torch.Tensor:
-    """One frame [B,3,H,W] in [0,1] of each cached pair: `at` [B] counts from where the clip is played from.
-
-    rows: of the cache, which are the seeds of its clips; side: "source" or "target"; backwards: bools [B].
-    """
-    picked = []
-    for row, back, frame in zip(rows.tolist(), backwards.tolist(), at.tolist()):
-        clip = getattr(make_clip(row), side)
-        picked.append(clip[len(clip) - 1 - frame if back else frame])
-    return torch.stack(picked)
 
 
 def drawn_loss(unet, vae, clean, condition, truth, at, generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,8 +33,9 @@ def drawn_loss(unet, vae, clean, condition, truth, at, generator) -> tuple[torch
     """
     count = len(clean)
     reached = int(torch.randint(len(LEVELS), (), generator=generator))
-    x = half_way(unet, condition, torch.randn(clean.shape, generator=generator), reached)
-    made = denoise(unet, x, torch.full((count,), LEVELS[reached]), condition)
+    noise = torch.randn(clean.shape, generator=generator).to(clean.device)
+    x = half_way(unet, condition, noise, reached)
+    made = denoise(unet, x, torch.full((count,), LEVELS[reached], device=x.device), condition)
     one = made[torch.arange(count), at].to(memory_format=torch.channels_last)
     picture = vae.decode(one, return_dict=False)[0].float() / 2 + 0.5
     pixels = (picture - truth).square().mean()

@@ -28,6 +28,7 @@ def bfloat16_pays() -> bool:
         return _seconds(torch.bfloat16) < _seconds(torch.float32)
 
 
-def autocast():
-    """The context in which the mini's stages run their networks."""
-    return torch.autocast("cpu", torch.bfloat16) if bfloat16_pays() else contextlib.nullcontext()
+def autocast(device: torch.device):
+    """The context in which the mini's stages run their networks. A GPU takes float32."""
+    half = device.type == "cpu" and bfloat16_pays()
+    return torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()

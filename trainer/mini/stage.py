@@ -86,7 +86,11 @@ class Stage:
         for i, parameter in enumerate(self._parameters()):
             keys = [k for k in tensors if k.startswith(f"adam.{i}.")]
             if keys:
-                self.optimizer.state[parameter] = {k.rsplit(".", 1)[1]: tensors[k] for k in keys}
+                state = {k.rsplit(".", 1)[1]: tensors[k] for k in keys}
+                # Adam's moments go where the weights are; its step count stays on the CPU
+                self.optimizer.state[parameter] = {
+                    k: v if k == "step" else v.to(parameter.device) for k, v in state.items()
+                }
 
 
 class EMA:

@@ -40,7 +40,7 @@ def measure(vae, seeds) -> dict:
     psnr, latents = [], []
     with torch.no_grad():
         for seed in seeds:
-            frames = make_clip(seed).source
+            frames = make_clip(seed).source.to(vae.device)
             z = vae.encode(frames * 2 - 1, return_dict=False)[0]
             out = (vae.decode(z, return_dict=False)[0] / 2 + 0.5).clamp(0, 1)
             psnr.append(-10 * torch.log10(F.mse_loss(out, frames)).item())
@@ -59,7 +59,8 @@ def normalise(vae, seeds):
 
     The decoder's soft clamp 3 tanh(z/3) comes before its first convolution, so this is exact for small z only.
     """
-    z = torch.cat([vae.encode(make_clip(seed).source * 2 - 1, return_dict=False)[0] for seed in seeds])
+    clips = (make_clip(seed).source.to(vae.device) for seed in seeds)
+    z = torch.cat([vae.encode(clip * 2 - 1, return_dict=False)[0] for clip in clips])
     std = z.std(dim=(0, 2, 3))
     last, first = vae.encoder.layers[-1], vae.decoder.layers[0]
     last.weight.div_(std.view(-1, 1, 1, 1))
@@ -67,30 +68,30 @@ def normalise(vae, seeds):
     first.weight.mul_(std.view(1, -1, 1, 1))
 
 
-def train(folder, minutes, seed=0):
-    """Trains for `minutes` in all and writes vae.safetensors into `folder`."""
+def train(folder, minutes, seed=0, steps=None, device="cpu", batch_size=BATCH):
+    """Trains for `minutes` (or `steps`) in all, `batch_size` crops a step, and writes vae.safetensors into `folder`."""
     torch.manual_seed(seed)
-    vae = new_vae().to(memory_format=torch.channels_last)
+    vae, device = new_vae().to(device, memory_format=torch.channels_last), torch.device(device)
     optimizer = torch.optim.Adam(vae.parameters(), lr=PEAK_RATE)
     ema = EMA(vae.parameters(), 0.995)
-    stage = Stage(folder, "vae", minutes, {"vae": vae}, optimizer, ema)
+    stage = Stage(folder, "vae", minutes, {"vae": vae}, optimizer, ema, steps)
     print(f"drawing {POOL} clips", flush=True)
     pool = torch.cat([(make_clip(10_000 + k).source * 255).round().byte() for k in range(POOL)])
     saved = stage.elapsed
     while stage.progress < 1:
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
-        rows = torch.randint(0, len(pool), (BATCH,), generator=g)
-        y, x = torch.randint(0, pool.shape[-1] - CROP + 1, (2, BATCH), generator=g).tolist()
-        frames = (
-            torch.stack([pool[r, :, a : a + CROP, b : b + CROP] for r, a, b in zip(rows, y, x)]).float() / 127.5 - 1
-        )
+        rows = torch.randint(0, len(pool), (batch_size,), generator=g)
+        y, x = torch.randint(0, pool.shape[-1] - CROP + 1, (2, batch_size), generator=g).tolist()
+        crops = torch.stack([pool[r, :, a : a + CROP, b : b + CROP] for r, a, b in zip(rows, y, x)])
+        frames = crops.to(device).float() / 127.5 - 1
         if stage.step % 2:
             frames = frames.flip(-1)
         frames = frames.to(memory_format=torch.channels_last)
         rate = stage.learning_rate(PEAK_RATE)
-        with autocast():
+        with autocast(device):
             z = vae.encode(frames, return_dict=False)[0].float()
-            out = vae.decode(z + LATENT_NOISE * torch.randn(z.shape, generator=g), return_dict=False)[0].float()
+            noise = LATENT_NOISE * torch.randn(z.shape, generator=g).to(device)
+            out = vae.decode(z + noise, return_dict=False)[0].float()
         error = F.mse_loss(out, frames)
         spread = (z.std(dim=(0, 2, 3)) - 1).square().mean() + z.mean(dim=(0, 2, 3)).square().mean()
         loss = error + 0.02 * F.l1_loss(out, frames) + 0.01 * spread
