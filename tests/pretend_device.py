@@ -11,7 +11,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-DEVICE = torch.device("meta")  # unlike any other, autograd takes it without a driver; what is on it here has values
+# Unlike any other device, autograd takes this one without a driver; with an index, nobody else means it.
+DEVICE = torch.device("meta", 0)
 
 
 class Elsewhere(torch.Tensor):
@@ -36,35 +37,35 @@ class Elsewhere(torch.Tensor):
 
 
 INDEXED = {torch.ops.aten.index, torch.ops.aten.index_put, torch.ops.aten.index_put_}  # CUDA takes indices of the CPU
-COPIES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default, torch.ops.aten._copy_from.default}
+COPIES = {torch.ops.aten._to_copy, torch.ops.aten.to, torch.ops.aten.copy_}
 
 
 def compute(function, args, kwargs):
     """One operation of PyTorch. Raises RuntimeError where it has tensors of both devices, but for copies, and for CPU
     tensors of no dimension, which CUDA takes as numbers."""
-    kwargs, tensors = dict(kwargs), [*_tensors(args), *_tensors(kwargs.values())]
+    tensors = [*_tensors(args), *_tensors(kwargs.values())]
     away = [t for t in tensors if isinstance(t, Elsewhere)]
     home = [t for t in tensors if not isinstance(t, Elsewhere) and t.dim() > 0]
-    if away and home and function not in COPIES and function.overloadpacket not in INDEXED:
+    if function is torch.ops.aten._has_compatible_shallow_copy_type.default:
+        return not (away and home)
+    copies = function.overloadpacket in COPIES
+    if away and home and not copies and function.overloadpacket not in INDEXED:
         raise RuntimeError(f"Expected all tensors on one device for {function}, got {DEVICE} and cpu.")
-    wanted = kwargs.get("device")
-    if wanted is not None and torch.device(wanted).type == DEVICE.type:
-        goes, kwargs["device"] = True, torch.device("cpu")
-    else:
-        goes = bool(away) if wanted is None else False
+    wanted = next((v for v in (*args, *kwargs.values()) if isinstance(v, torch.device)), None)
+    goes = bool(away) if wanted is None else wanted == DEVICE
     if kwargs.get("generator") is not None and goes:
         raise RuntimeError(f"Expected a generator of {DEVICE} for {function}, got one of the cpu.")
     out = function(*_each(_here, args), **{k: _each(_here, v) for k, v in kwargs.items()})
     if not function._schema.returns:
         return None
-    if function in COPIES and function is not torch.ops.aten._to_copy.default:
-        goes = isinstance(tensors[0], Elsewhere)
     if function._schema.is_mutable and tensors and not isinstance(out, (list, tuple)):
         return tensors[0]
     return _each(_there, out) if goes else out
 
 
 def _here(value):
+    if isinstance(value, torch.device) and value == DEVICE:
+        return torch.device("cpu")
     return value.here if isinstance(value, Elsewhere) else value
 
 
@@ -104,14 +105,21 @@ class _FromValues(TorchFunctionMode):
 
 
 @contextmanager
-def pretend_device():
-    """Within the block, DEVICE can be used like a GPU."""
-    swap = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(True)
+def pretend_device(same_parameters=True):
+    """Within the block, DEVICE can be used like a GPU.
+
+    same_parameters: a module that is moved keeps its parameters, as with any device, so that an optimiser made before
+    knows them. What holds on to tensors of its own, as ComfyUI does, does not allow it: then they are replaced.
+    """
+    future = torch.__future__
+    flag = "swap" if same_parameters else "overwrite"  # the usual way puts other values into the tensor that is there
+    get, put = (getattr(future, f"{verb}_{flag}_module_params_on_conversion") for verb in ("get", "set"))
+    before = get()
+    put(True)
     try:
         with _Mode(), _FromValues(), warnings.catch_warnings():
             # weights that are loaded there are copied there: it has values
             warnings.filterwarnings("ignore", ".*copying from a non-meta parameter", UserWarning)
             yield DEVICE
     finally:
-        torch.__future__.set_swap_module_params_on_conversion(swap)
+        put(before)
