@@ -13,7 +13,7 @@ from unittest import mock
 
 import torch
 
-from genprop_core import attach, conditioning
+from genprop_core import attach, conditioning, sce
 from genprop_core.metrics import psnr
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
@@ -32,11 +32,11 @@ def nothing(*args):
     yield
 
 
-SHORT_WAYS = {
-    "one_token_attention": (attach, nothing),
-    "flat_temporal_convolutions": (attach, nothing),
-    "laid_out": (conditioning, lambda vae, pixels: pixels),
-    "feed_forward_in_parts": (attach, nothing),
+SHORT_WAYS = {  # name of the short way -> (the modules that take it, the long way)
+    "one_token_attention": ((attach,), nothing),
+    "flat_temporal_convolutions": ((attach,), nothing),
+    "laid_out": ((conditioning,), lambda vae, pixels: pixels),
+    "feed_forward_in_parts": ((attach, sce), nothing),
 }
 
 
@@ -45,8 +45,9 @@ def without(*names):
     """Within, these short ways are left out."""
     with ExitStack() as stack:
         for name in names:
-            owner, long_way = SHORT_WAYS[name]
-            stack.enter_context(mock.patch.object(owner, name, long_way))
+            owners, long_way = SHORT_WAYS[name]
+            for owner in owners:
+                stack.enter_context(mock.patch.object(owner, name, long_way))
         yield
 
 

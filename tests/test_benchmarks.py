@@ -80,6 +80,21 @@ def test_short_ways_are_left_out_and_come_back():
     assert attach.one_token_attention is before
 
 
+def test_the_long_way_leaves_no_short_way_anywhere():
+    from genprop_core import pipeline  # noqa: F401  it imports whatever a run needs
+
+    core = {name: module for name, module in sys.modules.items() if name.startswith("genprop_core.")}
+    for name, (owners, _) in speedups.SHORT_WAYS.items():
+        taken = {m.__name__ for m in core.values() if hasattr(m, name) and m.__name__ != f"genprop_core.{_home(name)}"}
+        assert taken == {owner.__name__ for owner in owners}, name
+
+
+def _home(name):
+    """The module that defines a short way and does not take it itself."""
+    return {"one_token_attention": "one_token", "flat_temporal_convolutions": "temporal_conv",
+            "feed_forward_in_parts": "feed_forward"}.get(name)  # fmt: skip
+
+
 def test_sampling_measures_every_loop_and_agrees_with_diffusers(tmp_path):
     assert sampling.main(["--quick", "--json", str(tmp_path / "s.json")]) == 0
     report = json.loads((tmp_path / "s.json").read_text())

@@ -66,8 +66,7 @@ def test_the_device_that_is_none_refuses_what_a_gpu_refuses():
             layer(torch.ones(3))
 
 
-@pytest.mark.parametrize("sce", ["static", "fused"])
-@pytest.mark.parametrize("temporal", [False, True], ids=["taesd", "temporal"])
+@pytest.mark.parametrize(("sce", "temporal"), [("static", False), ("fused", True)], ids=["taesd", "temporal"])
 def test_a_window_is_made_on_the_device_and_comes_back(tmp_path, sce, temporal):
     frames, keyframe = clip(4), clip(5)[0]
     expected = model(tmp_path, "cpu", sce, temporal).propagate(frames, keyframe, SETTINGS)
@@ -83,11 +82,10 @@ def test_a_window_is_made_on_the_device_and_comes_back(tmp_path, sce, temporal):
 @pytest.mark.parametrize(
     ("settings", "offload"),
     [
-        (replace(CLIP, composite=True, refine=True), True),
-        (replace(CLIP, second_pass="blur", colour="gain", guide_later=True), False),
+        (replace(CLIP, composite=True, refine=True, second_pass="blur", colour="gain", guide_later=True), True),
         (replace(CLIP, crop="auto", inner_keyframes=True), False),
     ],
-    ids=["refined", "second-pass", "crop"],
+    ids=["second-pass", "crop"],
 )
 def test_a_long_clip_is_made_on_the_device(tmp_path, settings, offload):
     frames = as_bytes(clip(6))

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from comfy_clip_checks import keyframes, propagate
-from comfy_shared import apply, encode, ksampler, mini, reference, relative, sampler
+from comfy_clip_checks import propagate
+from comfy_shared import apply, condition, encode, ksampler, mini, reference, relative, sampler
 
 MEMORY = 1 << 40
 
@@ -32,14 +32,20 @@ def _memory(device=None, torch_free_too=False):
     return (MEMORY, MEMORY) if torch_free_too else MEMORY
 
 
+def _forget():
+    """What checks share is loaded anew: it belongs to one device, and a condition to the adapters it was made for."""
+    for shared in (mini, condition):
+        shared.cache_clear()
+
+
 def check_every_node_on_another_device(pack):
     """Sampled by each route, the mask read in a pass of its own, decoded, and made window after window."""
     import torch
 
     expected, mask = reference(pack, 2)
-    wanted = propagate(pack, steps=1, given=keyframes(pack, 0, 9))
+    wanted = propagate(pack, steps=1)
     with elsewhere(pack) as device:
-        mini.cache_clear()
+        _forget()
         try:
             parts, given = mini(pack), encode(pack)
             model = parts["model"]
@@ -48,9 +54,9 @@ def check_every_node_on_another_device(pack):
             latents = [samples, ksampler(pack, *apply(pack, model, given), steps=2)]
             later = pack.run("GenPropPredictMask", model=model, condition=given, samples={"samples": samples})[0]
             pictures = pack.run("VAEDecode", vae=parts["vae"], samples={"samples": samples})[0]
-            made = propagate(pack, model, steps=1, given=keyframes(pack, 0, 9))
+            made = propagate(pack, model, steps=1)
         finally:
-            mini.cache_clear()
+            _forget()
     for value in (*latents, features.probability, later, pictures, made[0], made[2]):
         assert value.device.type == "cpu" and type(value) is torch.Tensor and value.isfinite().all()
     for latent in latents:
