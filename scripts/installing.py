@@ -71,6 +71,7 @@ def make_venv(folder):
 def pip_install(python, step, log, lock=None):
     """Runs pip with `step.arguments()`; its words go to the file `log`. Raises SetupError when pip fails."""
     command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
+    command += ["--no-compile"]  # thousands of files of which few are ever imported; those are compiled then
     # On POSIX pip inherits the lock: should this process be killed, nobody else starts before pip has ended.
     held = () if WINDOWS or lock is None else (lock.fileno(),)
     process = subprocess.Popen(

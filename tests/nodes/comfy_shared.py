@@ -3,7 +3,7 @@ import functools
 import re
 
 SCALING = 0.18215
-SEED, STEPS = 11, 6
+SEED, STEPS = 11, 4
 
 
 @functools.lru_cache

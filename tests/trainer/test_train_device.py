@@ -13,7 +13,7 @@ def test_it_trains_validates_saves_and_resumes_there(train, tmp_path, monkeypatc
     runs = {}
     for name in ("cpu", "there"):
         settings = dict(
-            output_dir=tmp_path / name, val_out_dir=tmp_path / name / "val", num_inference_steps=1, val_num_frames=4,
+            output_dir=tmp_path / name, val_out_dir=tmp_path / name / "val", num_inference_steps=1, val_num_frames=2,
             fast_validation=True, worn_keyframes=0.5, handed_every=2, corrupt_source="blur",
         )  # fmt: skip
         if name == "cpu":
