@@ -67,9 +67,8 @@ def markdown(report: dict) -> str:
         lines.append(f"| {what} | {_shown(value, 2)} | {wanted} | {mark} |")
     lines += [""] if rows else []
     lines += ["| | " + " | ".join(label for label, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
-    reference = report["variants"].get("as it is", {})
     for name, rows in report["variants"].items():
-        against = reference if not name.startswith("large") else report["variants"].get("large frame", {})
+        against = report["variants"].get(_compared_with(name), {})
         cells = []
         for key, (_, digits) in COLUMNS.items():
             shared = set(rows) & set(against)
@@ -77,8 +76,14 @@ def markdown(report: dict) -> str:
             difference = "" if own is None or other is None or rows is against else f" ({own - other:+.{digits}f})"
             cells.append(_shown(own, digits) + difference)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "In brackets: the difference to the first row, or to `large frame`, on the same clips."]
+    lines += ["", "In brackets: the difference on the same clips to the first row; of `inner keyframes` to `two "
+              "keyframes`, of what is made in large frames to `large frame`."]  # fmt: skip
     return "\n".join(lines)
+
+
+def _compared_with(name: str) -> str:
+    """The variant that another one differs from in one thing."""
+    return "large frame" if name.startswith("large") else "two keyframes" if name == "inner keyframes" else "as it is"
 
 
 def put_into(path: Path, text: str) -> None:

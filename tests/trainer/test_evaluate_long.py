@@ -121,3 +121,9 @@ def test_what_cannot_be_measured_is_refused(tmp_path, capsys):
     (tmp_path / "page.md").write_text("nothing")
     with pytest.raises(GenPropError, match="once each"):
         long_tables.put_into(tmp_path / "page.md", "x")
+
+
+def test_every_row_is_held_against_the_one_it_differs_from_in_one_thing():
+    against = {name: long_tables._compared_with(name) for name in evaluate_long.VARIANTS}
+    assert against["two keyframes"] == "as it is" and against["inner keyframes"] == "two keyframes"
+    assert against["large frame, crop"] == "large frame"

@@ -25,8 +25,8 @@ def main(argv=None) -> int:
     parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (stage adapters)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="torch device to encode and train on (default: %(default)s)")
-    parser.add_argument("--batch", type=int, help="of a step: crops (stage vae, 16 by default) or clips (base 4, "
-                        "adapters 2)")  # fmt: skip
+    parser.add_argument("--batch", type=int, help="of a step: crops (vae: 16 by default) or clips (base: 4, "
+                        "adapters: 2)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache)")
     arguments = parser.parse_args(argv)
     if arguments.batch is not None and arguments.batch < 1:
@@ -54,7 +54,7 @@ def _run(arguments):
     if arguments.stage == "ablation":
         from .ablation import run
 
-        print(run(arguments.work, arguments.steps, arguments.seed, arguments.clips, only=arguments.only))
+        print(run(arguments.work, arguments.steps, arguments.seed, arguments.clips, only=arguments.only, device=device))
         return
     if arguments.stage == "vae":
         from .vae import train

@@ -43,7 +43,7 @@ def chosen(words: str | None) -> dict:
     return {label: config for label, config in VARIANTS.items() if any(w in label for w in words)}
 
 
-def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) -> str:
+def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None, device="cpu") -> str:
     """Trains the variants (those of `chosen(only)`) for `steps`, writes `out`, returns the table as Markdown.
 
     A run that was stopped goes on.
@@ -54,7 +54,7 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) ->
     reports = {}
     for label, config in chosen(only).items():
         place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")
-        adapters.train(place, 0, seed, base_folder=folder, steps=steps, **config)
+        adapters.train(place, 0, seed, base_folder=folder, steps=steps, device=device, **config)
         config = {k: v for k, v in config.items() if k != "shares"}
         file = place / f"{adapters.state_name(config)}.safetensors"
         options = [
@@ -68,6 +68,8 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None) ->
             "0",
             "--baselines",
             "none",
+            "--device",
+            str(device),
         ]
         reports[label] = _score(options, file)
         if label == DEFAULT:
