@@ -48,7 +48,9 @@ def _propagate_arguments(parser):
         "--device", default=None, help="torch device (default: the accelerator if there is one, else cpu)"
     )
     run = parser.add_argument_group("sampling")
-    run.add_argument("--task", default="remove", choices=("remove", "edit", "track"), help="default: %(default)s")
+    run.add_argument("--task", default="remove", choices=("remove", "edit", "track"),
+                     help="what the edit does; only with remove is what is behind it taken from frames in which it was "
+                     "seen (default: %(default)s)")  # fmt: skip
     run.add_argument("--steps", type=int, help="denoising steps (default: the base's, 25 for SVD and 2 for the mini)")
     run.add_argument("--min-cfg", type=float, default=1.0, help="guidance at the first frame (default: %(default)s)")
     run.add_argument(

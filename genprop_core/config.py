@@ -5,7 +5,8 @@ from dataclasses import asdict, dataclass, fields
 
 from .errors import GenPropError
 
-TASKS = ("remove", "edit", "track")
+REMOVE = "remove"  # the task that takes something away
+TASKS = (REMOVE, "edit", "track")
 SCE_FORMS = ("static", "fused")
 
 

@@ -3,6 +3,7 @@
 import time
 
 from . import conditioning as cond
+from .config import REMOVE
 from .errors import GenPropError
 
 PHASES = ("encode", "sce_and_loop", "decode")
@@ -19,6 +20,7 @@ class HeadlessWindows:
             raise GenPropError(f"Expected --decode-chunk to be at least 1 frame, got {settings.decode_chunk}.")
         self.pipeline, self.settings = pipeline, settings
         self.default_frames, self.size_multiple = pipeline.base.defaults.num_frames, pipeline.base.size_multiple
+        self.removes = settings.task == REMOVE
         self.seconds, self.latents = dict.fromkeys(PHASES, 0.0), None
 
     def run(self, source, keyframe, *, noise, guided=True, progress=None):

@@ -41,7 +41,8 @@ class ClipSettings:
     on the region around the edit where that is small, "off" on whole frames. inner_keyframes: whether a window that
     holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
-    what was made. passing: whether what only passes through the mask is the source's own in such a frame.
+    what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
+    whether such a frame has, behind a removed thing, what was seen there before.
     """
 
     window: int | None = None
@@ -61,6 +62,7 @@ class ClipSettings:
     inner_keyframes: bool = False
     guide_later: bool = False
     passing: bool = True
+    behind: bool = True
 
 
 @dataclass
@@ -121,6 +123,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         keyframes if settings.inner_keyframes else {},
         settings.guide_later,
         settings.passing,
+        settings.behind,
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
     chain.counter.ahead = sum(chain.count(run) for run in runs)

@@ -30,15 +30,15 @@ class Passing:
     """
 
     def __init__(self, source: torch.Tensor, keyframe: torch.Tensor):
-        self.frame = _picture(source)
-        difference = cv2.blur(_difference(self.frame, _picture(keyframe)), (3, 3))
+        self.frame = picture_of(source)
+        difference = _edit(self.frame, picture_of(keyframe))
         near = cv2.dilate((difference > UNTOUCHED).astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
         self.kind = np.where(difference > EDITED, REMOVED, np.where(near, LOST, KEPT)).astype(np.float32)
         self.colour = self.frame.astype(np.float32)  # as each pixel looked when it was last sure what it is
 
     def advance(self, source: torch.Tensor, mask: torch.Tensor, region: torch.Tensor) -> None:
         """On to the next frame [3,H,W]. mask, region: bool [H,W], where the edit is and where it may be."""
-        now, mask, region = _picture(source), mask.cpu().numpy(), region.cpu().numpy()
+        now, mask, region = picture_of(source), mask.cpu().numpy(), region.cpu().numpy()
         kind, colour = np.full(region.shape, KEPT, np.float32), now.astype(np.float32)
         rows, columns = np.nonzero(region | (self.kind != KEPT))
         if len(rows):
@@ -66,7 +66,17 @@ class Passing:
         return torch.from_numpy(cv2.blur(sure, (3, 3)))[None]
 
 
-def _picture(frame: torch.Tensor) -> np.ndarray:
+def edited(source: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
+    """bool [H,W]: where the picture that was edited by hand [3,H,W] is not its source."""
+    return torch.from_numpy(_edit(picture_of(source), picture_of(keyframe)) > UNTOUCHED)
+
+
+def _edit(source: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
+    return cv2.blur(_difference(source, keyframe), (3, 3))
+
+
+def picture_of(frame: torch.Tensor) -> np.ndarray:
+    """[3,H,W] -> uint8 [H,W,3], for OpenCV."""
     return as_bytes(frame).movedim(0, -1).cpu().numpy()
 
 

@@ -5,17 +5,15 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .anchor import anchored, with_missed
 from .clip_progress import Counter
-from .compositing import THRESHOLD, alpha
+from .compositing import alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
 from .frames import as_bytes, as_float
-from .passing import Passing
+from .next_keyframe import NextKeyframe
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
-FAR = 24  # pixels from the mask, three latent cells: so far the edit may reach where the mask has lost some of it
 AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
 
 
@@ -66,7 +64,8 @@ class Chain:
     hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass. keyframes: {frame index:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
-    passes through the mask is the source's own in a made keyframe.
+    passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
+    the removed thing there; where the model changes things instead, it never is.
     """
 
     model: WindowModel
@@ -81,22 +80,25 @@ class Chain:
     keyframes: dict = field(default_factory=dict)
     guide_later: bool = False
     passing: bool = True
+    behind: bool = True
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
         places = run.order[: run.need] if places is None else places
         window, length = min(self.window, len(run.order)), len(run.order)
         done = start = 0
-        inherited, reference, passing, source = 1.0, None, None, None
+        inherited, reference, following, source = 1.0, None, None, None
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
                 earlier, start = start, min(self._next_start(made, places, start, done), length - window)
-                if self.anchor and self.passing and made.has_mask:
-                    passing = Passing(source[0], keyframe) if passing is None else passing
-                    for p in range(earlier + 1, start + 1):
-                        self._pass_on(passing, made, places[p], run.order[p], source[p - earlier])
-                keyframe = self._anchored(made, places[start], run.order[start], passing)
+                if following is None:
+                    passing, behind = self.passing and made.has_mask, self.behind and made.has_mask
+                    behind = behind and self.model.removes
+                    following = NextKeyframe(self.view, source[0], keyframe, self.anchor, passing, behind)
+                for p in range(earlier + 1, start + 1):
+                    following.advance(made, places[p], run.order[p], source[p - earlier])
+                keyframe = following.picture(made, places[start], run.order[start])
                 inherited = float(made.confidence[places[start]])  # no window is better than what it starts from
             part = run.order[start : start + window]
             after = max(0, run.need - start - window)
@@ -132,23 +134,6 @@ class Chain:
         candidates = range(max(start + 1, done - self.overlap), min(done, len(places)))
         trust = {p: float(made.confidence[places[p]]) for p in candidates}
         return next(p for p in candidates if trust[p] >= max(trust.values()) - AS_GOOD)
-
-    def _anchored(self, made: Made, place: int, index: int, passing: Passing | None) -> torch.Tensor:
-        """A made frame as the next keyframe: outside the mask, with a margin, the source's own pixels, and inside it
-        those of what only passes there."""
-        frame = as_float(made.frames[place])[None]
-        mask = self.view.mask([index], made.mask[place][None] if made.has_mask else None)
-        if mask is None or not self.anchor:
-            return frame[0]
-        source = self.view.frames([index])
-        keyframe = anchored(frame, source, mask)[0]
-        return keyframe if passing is None else torch.lerp(keyframe, source[0], passing.kept().to(source))
-
-    def _pass_on(self, passing: Passing, made: Made, place: int, index: int, source: torch.Tensor) -> None:
-        """One frame further: `passing` is told where in the made frame the edit is, and where it may be."""
-        mask = self.view.mask([index], made.mask[place][None])
-        mask = with_missed(mask, as_float(made.frames[place])[None], source[None])
-        passing.advance(source, mask[0, 0] > THRESHOLD, alpha(mask, FAR, 0)[0, 0] > 0)
 
     def _nearest(self, part, keyframe: torch.Tensor) -> torch.Tensor:
         """The window's keyframe [3,H,W]; where there are others in it, the nearest for each of its frames [T,3,H,W]."""

@@ -15,10 +15,12 @@ class WindowModel(Protocol):
     """Makes one window of a clip. All tensors are float32 on the CPU.
 
     default_frames: frames of a window where the user does not say. size_multiple: width and height must be multiples.
+    removes: whether the edit is to take something away, so that what is behind it comes into sight.
     """
 
     default_frames: int
     size_multiple: int
+    removes: bool
 
     def run(
         self,

@@ -63,11 +63,11 @@ def size(fitted: str) -> list:
     return [io.Int.Input(name, default=0, min=0, max=8192, step=8, tooltip=said) for name in ("width", "height")]
 
 
-def told() -> list:
-    """task, and what SVD is told: fps, motion_bucket, noise_augmentation."""
+def told(remark: str = "") -> list:
+    """task, and what SVD is told: fps, motion_bucket, noise_augmentation. remark: more to say of the task."""
+    said = "What the edit is: remove an object, change something, or track a painted one." + remark
     return [
-        io.Combo.Input("task", options=list(TASKS), default=TASKS[0],
-                       tooltip="What the edit is: remove an object, change something, or track a painted one."),
+        io.Combo.Input("task", options=list(TASKS), default=TASKS[0], tooltip=said),
         io.Float.Input("fps", default=7.0, min=1.0, max=120.0, step=1.0,
                        tooltip="Frames per second that SVD is told. 7 for svd and svd_xt, 6 for svd_xt_1_1."),
         io.Int.Input("motion_bucket", default=127, min=1, max=1023,

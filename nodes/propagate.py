@@ -69,7 +69,7 @@ class GenPropPropagate(io.ComfyNode):
                 *inputs.sampling(),
                 inputs.strength(),
                 *inputs.size("padded"),
-                *inputs.told(),
+                *inputs.told(" Only with remove is what is behind it taken from frames in which it was seen."),
                 io.Int.Input("window", default=25, min=2, max=1000,
                              tooltip="Frames made together: 25 for svd_xt, 14 for svd, 8 for the mini."),
                 io.Int.Input("overlap", default=0, min=0, max=999,

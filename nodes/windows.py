@@ -5,6 +5,7 @@ import comfy.model_management as mm
 import latent_preview
 import torch
 
+from ..genprop_core.config import REMOVE
 from ..genprop_core.errors import GenPropError
 from . import encoding
 from .memory import check_model
@@ -33,6 +34,10 @@ class ComfyWindows:
     def __post_init__(self):
         check_model(self.model, self.adapters)
         self.previewer = latent_preview.get_previewer(self.model.load_device, self.model.model.latent_format)
+
+    @property
+    def removes(self) -> bool:
+        return self.task == REMOVE
 
     @property
     def size_multiple(self) -> int:

@@ -17,7 +17,7 @@ class StandIn:
     sure: probability of the mask per position in the window. calls: what every run was given.
     """
 
-    default_frames, size_multiple = 8, 32
+    default_frames, size_multiple, removes = 8, 32, False
 
     def __init__(self, drift=0.0, sure=(0.9,) * 64, mask=True):
         self.drift, self.sure, self.mask, self.calls = drift, sure, mask, []

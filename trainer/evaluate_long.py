@@ -40,6 +40,7 @@ VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "inner keyframes": (replace(BASE, inner_keyframes=True), SIZE, True),
     "without anchoring": (replace(BASE, anchor=False), SIZE, False),
     "nothing passes through": (replace(BASE, passing=False), SIZE, False),
+    "nothing seen before": (replace(BASE, behind=False), SIZE, False),
     "overlap of 1 frame": (replace(BASE, overlap=1), SIZE, False),
     "guidance 1 to 3": (BASE, SIZE, False),
     "guidance 1 to 3 in every window": (replace(BASE, guide_later=True), SIZE, False),

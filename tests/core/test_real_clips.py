@@ -18,6 +18,7 @@ import torch
 from stand_in import StandIn
 
 from genprop_core import cli, propagate
+from genprop_core.behind import Behind
 from genprop_core.compositing import alpha
 from genprop_core.frames import as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip
@@ -68,6 +69,49 @@ def test_the_rider_among_trees():
     assert len(result.frames) == 80
     check_untouched(source, result)
     assert (as_float(result.mask) > 0.5).float().mean() > 0.01
+
+
+def known(behind, edit, guesses):
+    """(share of the edit that is known, the frame with it) at the frame that `behind` stands at."""
+    filled, other = (behind.filled(guess) for guess in guesses)
+    there = edit & ((filled - other).abs().amax(0) < 0.01)
+    return float(there.sum() / edit.sum()), filled, there
+
+
+def test_what_is_behind_a_thing_is_known_from_before_or_not_at_all():
+    """A patch pasted onto two shots, so that what is behind it is known. The first is a pan past trees; in the second
+    the camera turns after a car on snow, so fast that no one motion says where the picture went."""
+    patch = read_video(clip("carphone_pristine.mp4")).frames.movedim(-1, 1)[:24, :, 32:112, 48:128]
+    shares = []
+    for name, top in (("bmx-trees.mp4", 20), ("running_car.mp4", 300)):
+        truth = read_video(clip(name)).frames.movedim(-1, 1)[:24]
+        guesses, errors, found = torch.stack([torch.zeros(truth.shape[1:]), torch.ones(truth.shape[1:])]), [], []
+        for t in range(24):
+            edit, frame, left = torch.zeros(truth.shape[-2:], dtype=torch.bool), truth[t].clone(), 60 + 2 * t
+            edit[top : top + 80, left : left + 80] = True
+            frame[:, edit] = patch[t].flatten(1)
+            if t == 0:
+                behind = Behind(frame, truth[0], edit)
+                continue
+            behind.advance(frame, edit)
+            share, filled, there = known(behind, edit, guesses)
+            found.append(share)
+            errors += [float((filled - as_float(truth[t]))[:, there].abs().mean() * 255)] * bool(share)
+        assert all(error < 8 for error in errors), (name, errors)
+        shares.append(sum(found) / len(found))
+    assert shares[0] > 0.1 and shares[1] == 0, shares
+
+
+def test_most_of_what_is_behind_the_rider_was_seen_before():
+    source = read_video(clip("bmx-trees.mp4")).frames.movedim(-1, 1)
+    mask = read_video(clip("bmx-trees_mask.mp4")).frames[..., 0][:, None] > 127
+    edit = alpha(mask.float(), 8, 0)[:, 0] > 0
+    behind = Behind(source[0], inpainted(source[0], mask[0].byte()), edit[0])
+    guesses, shares = torch.stack([torch.zeros(source.shape[1:]), torch.ones(source.shape[1:])]), []
+    for t in range(1, 30):
+        behind.advance(source[t], edit[t])
+        shares.append(known(behind, mask[t, 0], guesses)[0])
+    assert sum(shares) / len(shares) > 0.5, shares
 
 
 def test_the_car_in_a_region_keeps_its_length_rate_and_sound(tmp_path):

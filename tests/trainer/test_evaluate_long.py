@@ -37,7 +37,7 @@ class Perfect:
 
 
 class Still:
-    default_frames, size_multiple = 8, 32
+    default_frames, size_multiple, removes = 8, 32, True
 
     def run(self, source, keyframe, *, noise, guided=True, progress=None):
         return source, torch.full((len(source), 1, source.shape[2] // 8, source.shape[3] // 8), 0.9)

@@ -1,0 +1,72 @@
+"""What is behind the removed thing: known where it was seen before, or where the keyframe shows it, and stays so.
+
+A window that starts from a made frame takes what is in it behind the removed thing for the truth, and makes the next
+one from that, so a guess is handed on and on. But most of what is behind a thing that moves was in sight a few frames
+earlier. It is kept here, and moved as the camera moves; where something else moves nearby, nothing is known.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from .camera import camera_motion, warped
+from .passing import picture_of
+
+MOVES, TIMES = 8.0, 4  # of 255, and of the usual difference: a pixel that changes more than both moves on its own
+FOLLOWS = 0.8  # of the pixels, at least, must change less than that with the camera, or its motion is not known
+NEARBY = 6  # pixels around what moves on its own in which nothing is known
+WRONG = 24.0  # of 255: what comes to light and differs more, on average, was not what the keyframe had there
+LEAST = 16  # pixels that must have come to light to judge by
+SURE = 0.9
+
+
+class Behind:
+    """Follows a run. `filled` puts what is behind the removed thing into a frame that it stands at.
+
+    source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture, in which the thing is
+    removed. edit: bool [H,W], where the two differ, with a margin.
+    """
+
+    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, edit: torch.Tensor):
+        self.frame, self.edit = picture_of(source), edit.cpu().numpy()
+        self.picture = picture_of(keyframe).astype(np.float32)
+        self.known = np.ones(self.edit.shape, np.float32)
+        self.shown = self.edit.astype(np.float32)  # where the picture is the keyframe's, never seen in the source
+
+    def advance(self, source: torch.Tensor, edit: torch.Tensor) -> None:
+        """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""
+        now, edit = picture_of(source), edit.cpu().numpy()
+        motion = camera_motion(self.frame, now, ~edit & ~self.edit)
+        picture, known, shown = self._nothing(now) if motion is None else self._moved(now, edit, motion)
+        self.frame, self.edit, self.picture, self.known, self.shown = now, edit, picture, known, shown
+
+    def _moved(self, now, edit, motion):
+        """The picture, and where it is known and where the keyframe's, of the next frame."""
+        picture = warped(self.picture, motion)
+        maps = (self.known, self.shown, (~self.edit).astype(np.float32))
+        known, shown, seen = (warped(of, motion, cv2.INTER_LINEAR) for of in maps)
+        change = cv2.blur(np.abs(warped(self.frame.astype(np.float32), motion) - now).mean(2), (3, 3))
+        compared = ~edit & (seen > 0.99)
+        if (change[compared] < MOVES).mean() < FOLLOWS:
+            return self._nothing(now)
+        moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
+        still = cv2.erode((~moves).astype(np.float32), _disc(NEARBY))
+        light = ~edit & (shown > SURE) & (known > SURE)  # the keyframe's own, come to light
+        if light.sum() >= LEAST and np.abs(picture - now).mean(2)[light].mean() > WRONG:
+            known = np.where(shown > 0, 0, known)
+        known = still * np.where(edit, known, compared)
+        return np.where(edit[..., None], picture, now), known, np.where(edit, shown, 0)
+
+    def _nothing(self, now):
+        return now.astype(np.float32), 0 * self.known, 0 * self.shown
+
+    def filled(self, frame: torch.Tensor) -> torch.Tensor:
+        """The frame [3,H,W] with what is known to be behind the removed thing, faded into what is not."""
+        known = cv2.erode((self.known > SURE).astype(np.float32), np.ones((3, 3), np.uint8))
+        share = torch.from_numpy(cv2.blur(known, (5, 5)) * self.edit).to(frame)
+        picture = torch.from_numpy(self.picture.clip(0, 255) / 255).movedim(-1, 0).to(frame)
+        return torch.lerp(frame, picture, share[None])
+
+
+def _disc(radius: int) -> np.ndarray:
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -1,0 +1,128 @@
+"""What is behind a removed thing: kept where it was seen, moved with the camera, and given up where something moves."""
+
+import pytest
+import torch
+from soft_waves import waves
+from stand_in import StandIn
+
+from genprop_core.behind import Behind
+from genprop_core.frames import as_bytes, as_float
+from genprop_core.long_clip import ClipSettings, propagate_clip
+
+SIZE, FRAMES, PAN = 128, 14, 3
+THING = (slice(40, 80), slice(44, 84))  # stands still in the picture, while the camera pans
+EDGE = 8
+
+
+def scene(passer=False):
+    """(source, target) [T,3,H,W] in [0,1]: a red thing before waves that go to the left; something dark comes near."""
+    wide = as_float(torch.from_numpy(waves(SIZE, SIZE + PAN * FRAMES, grey=True)).movedim(-1, 0))
+    target = torch.stack([wide[:, :, PAN * t : PAN * t + SIZE] for t in range(FRAMES)])
+    if passer:
+        for t in range(FRAMES):
+            target[t, :, 50:70, 120 - 2 * t - 12 : 120 - 2 * t] = 0.1
+    source = target.clone()
+    source[:, :, THING[0], THING[1]] = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    return as_float(as_bytes(source)), as_float(as_bytes(target))
+
+
+def edit(grow=EDGE):
+    out = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    out[THING[0].start - grow : THING[0].stop + grow, THING[1].start - grow : THING[1].stop + grow] = True
+    return out
+
+
+def followed(source, keyframe, frames=FRAMES, where=None):
+    where = edit() if where is None else where
+    behind = Behind(source[0], keyframe, where)
+    for t in range(1, frames):
+        behind.advance(source[t], where)
+    return behind
+
+
+def inside(frame):
+    return frame[:, THING[0], THING[1]]
+
+
+GUESS = torch.full((3, SIZE, SIZE), 0.1)
+
+
+def test_what_was_seen_before_is_put_behind_the_thing():
+    source, target = scene()
+    before = source.clone(), target.clone(), GUESS.clone()
+    filled = followed(source, target[0]).filled(GUESS)
+    assert inside(filled - target[-1]).abs().max() < 3 / 255
+    assert inside(GUESS - target[-1]).abs().max() > 60 / 255, "or this showed nothing"
+    assert torch.equal(filled[:, :20], GUESS[:, :20]), "the rest of the frame is left alone"
+    assert all(torch.equal(*pair) for pair in zip(before, (source, target, GUESS)))
+
+
+def test_bytes_are_followed_as_floats_are_and_the_frames_type_is_kept():
+    source, target = scene()
+    one, other = followed(source, target[0], 5), followed(as_bytes(source), as_bytes(target[0]), 5)
+    assert torch.equal(one.filled(GUESS), other.filled(GUESS))
+    assert one.filled(GUESS.double()).dtype == torch.float64
+
+
+def test_nothing_is_known_where_something_moves():
+    source, target = scene(passer=True)
+    filled = followed(source, target[0]).filled(GUESS)
+    assert torch.equal(filled[:, 50:70, 76:84], GUESS[:, 50:70, 76:84]), "next to it"
+    assert (filled - target[-1])[:, 44:76, 44:56].abs().max() < 3 / 255, "but on the far side"
+
+
+def test_a_keyframe_that_is_proven_wrong_is_given_up():
+    source, target = scene()
+    invented = target[0].clone()
+    inside(invented)[:] = torch.tensor([0.1, 0.9, 0.1]).view(3, 1, 1)
+    early = followed(source, invented, 7).filled(GUESS)
+    assert inside(early - GUESS)[:, 10:30, :20].abs().max() == 0, "what came to light was not green"
+    late = followed(source, invented).filled(GUESS)
+    assert inside(late - target[-1])[..., 14:].abs().max() < 3 / 255, "what was seen since is known all the same"
+
+
+def test_a_keyframe_that_cannot_be_proven_wrong_stays():
+    source = scene()[0][:1].expand(FRAMES, -1, -1, -1)  # neither the camera nor the thing moves
+    invented = source[0].clone()
+    inside(invented)[:] = 0.3
+    assert (inside(followed(source, invented).filled(GUESS)) - 0.3).abs().max() < 2 / 255
+
+
+def test_nothing_is_known_of_a_picture_that_was_edited_everywhere():
+    source, target = scene()
+    everywhere = torch.ones(SIZE, SIZE, dtype=torch.bool)
+    assert torch.equal(followed(source, target[0], 3, everywhere).filled(GUESS), GUESS)
+
+
+class Guessing(StandIn):
+    """Puts dark grey where the thing is."""
+
+    def __init__(self, removes):
+        super().__init__()
+        self.removes = removes
+
+    def run(self, source, keyframe, **others):
+        super().run(source, keyframe, **others)
+        mask = edit(0).float().expand(len(source), 1, -1, -1)
+        return torch.lerp(source, torch.full_like(source, 0.1), mask), torch.nn.functional.avg_pool2d(mask, 8)
+
+
+@pytest.mark.parametrize("behind, removes", [(True, True), (False, True), (True, False)])
+def test_a_window_starts_with_what_is_behind_only_where_the_thing_is_removed(behind, removes):
+    source, target = scene()
+    model, start = Guessing(removes), 6
+    settings = ClipSettings(window=8, overlap=2, find_shots=False, colour="off", behind=behind)
+    propagate_clip(model, as_bytes(source), {0: as_bytes(target[0])}, settings)
+    second = model.calls[1]
+    assert torch.equal(second["source"], source[start:])
+    wrong = inside(second["keyframe"] - target[start]).abs().max()
+    assert wrong < 3 / 255 if behind and removes else wrong > 60 / 255
+
+
+def test_a_run_backwards_knows_as_much():
+    source, target = scene()
+    models = Guessing(True), Guessing(True)
+    for model, frames, at in zip(models, (source, source.flip(0)), (0, FRAMES - 1)):
+        propagate_clip(model, as_bytes(frames), {at: as_bytes(target[0])}, ClipSettings(find_shots=False))
+    one, other = (model.calls[1]["keyframe"] for model in models)
+    assert torch.equal(one, other) and inside(one - 0.1).abs().min() > 0
