@@ -1,6 +1,7 @@
 """The mini's training stages: state that survives, and scores that can be stopped and go on."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -172,6 +173,24 @@ def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
     (tmp_path / "base_continued.jsonl").write_text(first + '{"step": 100}\n')
     assert curve_name(tmp_path, "base", first + '{"step": 200}\n') == "base_continued"
     assert curve_name(tmp_path, "base", second) == "base_continued_2"
+
+
+def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypatch, capsys):
+    ran = []
+    for stage in ("vae", "base", "adapters"):
+        def train(work, minutes, seed, device, stage=stage, **extra):
+            ran.append((stage, round(minutes), seed, extra))
+            if minutes > 100:
+                raise GenPropError("no more")
+        monkeypatch.setattr(f"trainer.mini.{stage}.train", train)  # fmt: skip
+    monkeypatch.setattr("trainer.mini.cache.build", lambda work, pairs, *_: ran.append(("cache", pairs)))
+    assert main(["all", "--minutes", "100", "--pairs", "50", "--seed", "3", "--batch", "8"]) == 0
+    batch, start = {"batch_size": 8}, {"start": None}
+    base, adapters = ("base", 48, 3, batch | start), ("adapters", 48, 3, batch | start | {"selective": 0.25})
+    assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters]
+    assert main(["all", "--minutes", "1000"]) == 2 and ran[-1][0] == "base"
+    assert main(["all", "--start", "x.safetensors"]) == 2
+    assert re.search("from scratch: leave out --start", capsys.readouterr().err)
 
 
 def test_without_pairs_and_a_vae_nobody_waits(tmp_path, capsys, monkeypatch):

@@ -3,15 +3,20 @@
 import argparse
 import sys
 
-from genprop_core.errors import exit_code
+from genprop_core.errors import GenPropError, exit_code
 from genprop_core.offload import Placement
+
+SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240}  # of the minutes of `all`; the cache comes on top
+SELECTIVE = 0.25  # of the adapters that `all` trains
 
 
 def main(argv=None) -> int:
     """Runs a stage; returns the exit code. What a user can put right is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
-    parser.add_argument("stage", choices=["vae", "cache", "base", "adapters", "export", "unpack", "ablation"])
-    parser.add_argument("--minutes", type=float, default=60, help="time for the stage in all, resumes included")
+    parser.add_argument("stage", choices=["all", *SHARES, "export", "unpack", "ablation"],
+                        help="all: vae, cache, base and adapters, one after the other")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=60, help="time for the stage, or for all stages but the "
+                        "cache, resumes included (default: %(default)s)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
     parser.add_argument("--only", metavar="WORDS", help="variants with one of these words in their names, by commas")
     parser.add_argument("--clips", type=int, default=16, help="held-out clips to score a variant on (stage ablation)")
@@ -36,6 +41,24 @@ def main(argv=None) -> int:
 
 def _run(arguments):
     device = Placement(arguments.device).device  # one that this machine has
+    if arguments.stage == "all":
+        _all(arguments, device)
+    else:
+        _stage(arguments, device)
+
+
+def _all(arguments, device):
+    """Every stage with its share of the minutes. Run again, it goes on in the stage where it was stopped."""
+    if arguments.start is not None:
+        raise GenPropError("The stage all trains from scratch: leave out --start, or run base and adapters one by one.")
+    selective = SELECTIVE if arguments.selective is None else arguments.selective
+    for stage, share in SHARES.items():
+        print(f"{stage}:", flush=True)
+        own = {"stage": stage, "minutes": arguments.minutes * share / sum(SHARES.values()), "selective": selective}
+        _stage(argparse.Namespace(**vars(arguments) | own), device)
+
+
+def _stage(arguments, device):
     if arguments.stage == "cache":
         from .cache import build
 
