@@ -47,7 +47,7 @@ class Behind:
         known, shown, seen = (warped(of, motion, cv2.INTER_LINEAR) for of in maps)
         change = cv2.blur(np.abs(warped(self.frame.astype(np.float32), motion) - now).mean(2), (3, 3))
         compared = ~edit & (seen > 0.99)
-        if (change[compared] < MOVES).mean() < FOLLOWS:
+        if not compared.any() or (change[compared] < MOVES).mean() < FOLLOWS:
             return self._nothing(now)
         moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
         still = cv2.erode((~moves).astype(np.float32), _disc(NEARBY))

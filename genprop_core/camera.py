@@ -66,9 +66,8 @@ def _fitted(before, now, free, motion):
         slopes = np.concatenate([dx[..., None] * at, dy[..., None] * at], -1).reshape(-1, 6)
         weights = np.repeat(weight[seen], 3)[:, None]
         normal = slopes.T @ (weights * slopes)
-        step = np.linalg.solve(
-            normal + 1e-6 * np.trace(normal) / 6 * np.eye(6), slopes.T @ (weights[:, 0] * error[seen].reshape(-1))
-        ).reshape(2, 3)
+        held = 1e-6 * (np.trace(normal) / 6 + 1) * np.eye(6)  # a flat picture tells nothing: it stands still
+        step = np.linalg.solve(normal + held, slopes.T @ (weights[:, 0] * error[seen].reshape(-1))).reshape(2, 3)
         further = np.vstack([step * [1 / width, 1 / width, 1], [0, 0, 0]]) + np.eye(3)
         motion = motion @ np.linalg.inv(middle) @ further @ middle
         if np.abs(step).max() < ENOUGH:

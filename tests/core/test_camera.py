@@ -53,6 +53,19 @@ def test_a_large_picture_is_looked_at_smaller():
     assert error(camera_motion(before, now, np.ones((432, 768), bool)), wide, 432, 768) < 0.8
 
 
+def test_a_flat_picture_is_said_to_stand_still():
+    flat, free = np.full((96, 128, 3), 200, np.uint8), np.ones((96, 128), bool)
+    assert np.allclose(camera_motion(flat, flat, free), np.eye(2, 3))
+    assert np.allclose(camera_motion(flat, flat - 90, free), np.eye(2, 3)), "darker all over"
+
+
+@pytest.mark.parametrize("size", [(3, 200), (1, 1), (24, 40)])
+def test_tiny_pictures_are_no_trouble(size):
+    picture = np.random.default_rng(0).integers(0, 255, (*size, 3), np.uint8)
+    motion = camera_motion(picture, picture, np.ones(size, bool))
+    assert motion is None or np.allclose(motion, np.eye(2, 3), atol=0.05)
+
+
 def test_nothing_is_found_where_next_to_nothing_is_free():
     before, now = pair(PAN)
     free = np.zeros((128, 128), bool)
