@@ -159,3 +159,19 @@ def test_the_vae_trains_on_another_device_as_on_the_cpu(tmp_path, monkeypatch):
         made = vae.train(tmp_path / "there", 0, steps=2, device=device, batch_size=2)
     assert made["round_trip_psnr"] == pytest.approx(expected["round_trip_psnr"], abs=0.05)
     assert made["latent_std"] == pytest.approx(expected["latent_std"], rel=1e-2)
+
+
+@pytest.mark.parametrize("every,expected", [(3, [5]), (0, [])])
+def test_in_its_second_half_the_adapters_stage_starts_from_keyframes_of_its_own(tmp_path, monkeypatch, every, expected):
+    _work(tmp_path)
+    (tmp_path / "start.safetensors").rename(tmp_path / "base.safetensors")
+    monkeypatch.setattr(adapters, "_check", lambda unet, taps, adapters, pairs: {})
+    seen, terms = [], adapters.loss_terms
+
+    def spy(unet, taps, own, condition, target, mask, random, settings, selective):
+        seen.append(settings.handed_on)
+        return terms(unet, taps, own, condition, target, mask, random, settings, selective)
+
+    monkeypatch.setattr(adapters, "loss_terms", spy)
+    adapters.train(tmp_path, 0, steps=7, batch_size=1, handed_every=every)
+    assert len(seen) == 7 and [step for step, own in enumerate(seen) if own] == expected

@@ -5,6 +5,7 @@ from pathlib import Path
 from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
 from trainer import evaluate
+from trainer.step import StepSettings
 
 from . import adapters
 from .export import export_base
@@ -22,6 +23,7 @@ VARIANTS = {
     "one copied block": {"num_blocks": 1},
     "three copied blocks": {"num_blocks": 3},
 }
+PLAIN = {"settings": StepSettings(), "handed_every": 0}  # the design alone, without what is for clips of many windows
 GUIDED = ("--max-cfg", "3")  # only then are there two branches
 OF_THE_DEFAULT = {  # other ways to sample it
     "default, guidance up to 3": GUIDED,
@@ -54,7 +56,7 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None, de
     reports = {}
     for label, config in chosen(only).items():
         place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")
-        adapters.train(place, 0, seed, base_folder=folder, steps=steps, device=device, **config)
+        adapters.train(place, 0, seed, base_folder=folder, steps=steps, device=device, **PLAIN, **config)
         config = {k: v for k, v in config.items() if k != "shares"}
         file = place / f"{adapters.state_name(config)}.safetensors"
         options = [

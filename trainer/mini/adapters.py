@@ -22,8 +22,10 @@ NEW_LAYERS = 3.0  # what starts from nothing (all but the SCE) learns faster tha
 BATCH = 2  # every pixel of every frame is an example: more steps beat larger batches
 COPY_SHARE, RAMP_SHARE = 0.08, 0.25
 SELECTIVE = 0.06  # of L_mask, L_grad and the MPD's pull: with all of them the background of the mini stays worse
-SETTINGS = StepSettings()
+# most of what the mini draws is decided at high noise; worn keyframes are for clips of many windows
+SETTINGS = StepSettings(sigma_mean=1.5, sigma_std=2.0, cond_dropout=0.05, worn_keyframes=0.3)
 GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth step takes it
+HANDED_EVERY = 3  # steps from keyframes of the adapters' own making, once they can make some
 
 
 def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
@@ -78,14 +80,17 @@ def train(
     shares=(COPY_SHARE, RAMP_SHARE),
     device="cpu",
     batch_size=BATCH,
+    settings=SETTINGS,
+    handed_every=HANDED_EVERY,
     **config,
 ):
     """Trains for `minutes` (or `steps`) in all and writes adapters.safetensors (EMA weights, fp16) into `folder`.
 
     start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on
     can copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the
-    mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. config: of AdapterConfig
-    (num_blocks, sce, taps, selection, show_source), for ablations; the state's name carries it.
+    mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. handed_every: every so
+    many steps of the second half start from keyframes that are `trainer.step.handed_on`; 0 for none. config: of
+    AdapterConfig (num_blocks, sce, taps, selection, show_source), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
     unet = new_unet()
@@ -128,7 +133,7 @@ def train(
 
     if found is not None and stage.step == 0:
         stage.log(started_from=found.digest)
-    without_grad = replace(SETTINGS, loss=replace(SETTINGS.loss, beta_grad=0.0))
+    without_grad = replace(settings, loss=replace(settings.loss, beta_grad=0.0))
     saved, running, counted = stage.elapsed, {}, 0
     with attach(unet, adapters.config.num_blocks) as taps:
         while stage.progress < 1:
@@ -136,10 +141,12 @@ def train(
             rows = torch.randint(CHECK, len(pairs), (batch_size,), generator=g)
             batch = pairs.batch(rows, torch.rand(batch_size, generator=g) < 0.5, device=device)
             rate = stage.learning_rate(peak)
-            settings = SETTINGS if stage.step % GRAD_EVERY == 0 else without_grad
+            current = settings if stage.step % GRAD_EVERY == 0 else without_grad
+            if handed_every and stage.progress > 0.5:
+                current = replace(current, handed_on=stage.step % handed_every == handed_every - 1)
             seeds = range(stage.step * batch_size, (stage.step + 1) * batch_size)
             share = selective * selectivity(stage.progress, 1, *shares)
-            terms = _terms(unet, taps, adapters, batch, seeds, settings, share)
+            terms = _terms(unet, taps, adapters, batch, seeds, current, share)
             norm = stage.descend(terms["total"])
             for key, value in (terms | {"norm": norm}).items():
                 running[key] = running.get(key, 0.0) + value.item()
