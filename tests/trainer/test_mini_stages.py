@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from tiny import tiny_unet
 
 from genprop_core.adapters import GAIN_SPEED, GenPropAdapters
 from genprop_core.assets import MINI_ADAPTERS, MINI_BASE
+from genprop_core.base import load_base
 from genprop_core.checkpoint import load_adapters, save_adapters
 from genprop_core.conditioning import SCALING
 from genprop_core.errors import GenPropError
@@ -21,7 +23,7 @@ from trainer.mini.ablation import VARIANTS, chosen
 from trainer.mini.adapters import take_over
 from trainer.mini.base import keyframe_in_part, make_condition, several_keyframes
 from trainer.mini.curves import FOLDER, add, curve_name
-from trainer.mini.export import export, provenance_of
+from trainer.mini.export import export, provenance_of, unpack
 from trainer.mini.stage import EMA, Stage, read_log
 
 
@@ -166,6 +168,19 @@ def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_i
         export(work, assets, curves)
 
 
+def test_what_was_trained_is_packed_for_a_try_without_touching_what_ships(tmp_path, capsys):
+    work, shipped = tmp_path / "work", MINI_BASE.read_bytes()
+    assert main(["pack", "--work", str(work)]) == 2
+    assert "Run: python -m trainer.mini vae --work" in (said := capsys.readouterr().err) and len(said.splitlines()) == 1
+    unpack(work)
+    assert main(["pack", "--work", str(work)]) == 0
+    assert f"--base {work / 'mini.safetensors'}" in capsys.readouterr().out
+    made, expected = load_base(str(work / "mini.safetensors")), load_base("mini")
+    for name, value in expected.unet.state_dict().items():
+        assert made.unet.state_dict()[name].equal(value)
+    assert MINI_BASE.read_bytes() == shipped
+
+
 def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
     first, second = (json.dumps({"step": 0, "started_from": digest}) + "\n" for digest in "ab")
     assert curve_name(tmp_path, "base", '{"step": 100}\n') == "base"
@@ -184,10 +199,12 @@ def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypat
                 raise GenPropError("no more")
         monkeypatch.setattr(f"trainer.mini.{stage}.train", train)  # fmt: skip
     monkeypatch.setattr("trainer.mini.cache.build", lambda work, pairs, *_: ran.append(("cache", pairs)))
+    monkeypatch.setattr("trainer.mini.export.pack", lambda work: ran.append("pack") or "packed")
     assert main(["all", "--minutes", "100", "--pairs", "50", "--seed", "3", "--batch", "8"]) == 0
     batch, start = {"batch_size": 8}, {"start": None}
     base, adapters = ("base", 48, 3, batch | start), ("adapters", 48, 3, batch | start | {"selective": 0.25})
-    assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters]
+    assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters, "pack"]
+    assert capsys.readouterr().out.endswith(f"--base packed --adapters {Path('output/mini/adapters.safetensors')}\n")
     assert main(["all", "--minutes", "1000"]) == 2 and ran[-1][0] == "base"
     assert main(["all", "--start", "x.safetensors"]) == 2
     assert re.search("from scratch: leave out --start", capsys.readouterr().err)
@@ -248,7 +265,7 @@ def test_a_run_of_train_py_becomes_the_next_curve(tmp_path):
 
 def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp_path, monkeypatch):
     trained, scored = [], []
-    monkeypatch.setattr(ablation, "export_base", lambda folder, path: None)
+    monkeypatch.setattr(ablation, "pack", lambda folder: folder / "mini.safetensors")
     monkeypatch.setattr(ablation.adapters, "train", lambda place, *rest, **config: trained.append(place.name))
 
     def score(options, name):

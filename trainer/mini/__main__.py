@@ -2,11 +2,13 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.offload import Placement
 
-SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240}  # of the minutes of `all`; the cache comes on top
+# of the minutes of `all`; the cache and packing come on top
+SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240, "pack": 0}
 SELECTIVE = 0.25  # of the adapters that `all` trains
 
 
@@ -14,7 +16,8 @@ def main(argv=None) -> int:
     """Runs a stage; returns the exit code. What a user can put right is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
     parser.add_argument("stage", choices=["all", *SHARES, "export", "unpack", "ablation"],
-                        help="all: vae, cache, base and adapters, one after the other")  # fmt: skip
+                        help="all: vae, cache, base, adapters and pack, one after the other; pack: what was trained, "
+                        "to be tried with --base and --adapters; export: in the place of what ships")  # fmt: skip
     parser.add_argument("--minutes", type=float, default=60, help="time for the stage, or for all stages but the "
                         "cache, resumes included (default: %(default)s)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
@@ -63,6 +66,12 @@ def _stage(arguments, device):
         from .cache import build
 
         build(arguments.work, arguments.pairs, device, arguments.workers)
+        return
+    if arguments.stage == "pack":
+        from .export import pack
+
+        adapters = Path(arguments.work) / "adapters.safetensors"
+        print(f"to try it, add: --base {pack(arguments.work)} --adapters {adapters}")
         return
     if arguments.stage == "export":
         from .export import export

@@ -8,7 +8,7 @@ from trainer import evaluate
 from trainer.step import StepSettings
 
 from . import adapters
-from .export import export_base
+from .export import pack
 
 DEFAULT = "default: static SCE, skip taps, selection, copying first"
 VARIANTS = {
@@ -51,8 +51,7 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None, de
     A run that was stopped goes on.
     """
     folder = Path(folder)
-    base = folder / "mini.safetensors"
-    export_base(folder, base)
+    base = pack(folder)
     reports = {}
     for label, config in chosen(only).items():
         place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")

@@ -17,6 +17,7 @@ from .shape import new_image_encoder, new_unet
 from .stage import read_log
 
 SAMPLE_FPS = 8
+PACKED = "mini.safetensors"
 PARTS = {"vae": "vae", "base": "unet"}  # of the mini's file, by the stage that trains them
 
 
@@ -50,6 +51,21 @@ def export_base(folder, path=MINI_BASE):
     image_encoder = new_image_encoder()
     image_encoder.load_state_dict({k: v.float() for k, v in read_mini(MINI_BASE)[0]["image_encoder"].items()})
     save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": image_encoder}, provenance)
+
+
+def pack(folder) -> Path:
+    """The work folder's vae and base as one file in it, mini.safetensors, that --base takes; what ships stays.
+
+    Raises GenPropError where one of them was not trained yet.
+    """
+    folder = Path(folder)
+    for stage in PARTS:
+        file = folder / f"{stage}.safetensors"
+        if not file.exists():
+            command = f"python -m trainer.mini {stage} --work {folder}"
+            raise GenPropError(f"Expected {file}, but it is not there. Run: {command}.")
+    export_base(folder, folder / PACKED)
+    return folder / PACKED
 
 
 def unpack(folder, path=MINI_BASE):
