@@ -77,14 +77,28 @@ def augment_keyframe(keyframe: torch.Tensor, amount: float, seed: int) -> torch.
     return keyframe + amount * noise.to(keyframe.device, keyframe.dtype)
 
 
+def _gaussian(factor: float) -> torch.Tensor:
+    """The window of a Gaussian of sigma (factor - 1) / 2, cut off at 2 sigma, of an odd number of pixels."""
+    sigma = max((factor - 1) / 2, 0.001)
+    size = int(max(4 * sigma, 3)) // 2 * 2 + 1
+    window = torch.exp(-(torch.arange(size) - size // 2).float().square() / (2 * sigma**2))
+    return window / window.sum()
+
+
 def clip_pixels(image: torch.Tensor) -> torch.Tensor:
     """[B,3,H,W] in [-1,1] -> CLIP's normalised pixels [B,3,224,224], by the formula of diffusers' SVD pipeline.
 
     The resize is bicubic after a Gaussian blur of sigma (factor - 1) / 2, on [-1,1]; then [0,1] and CLIP's statistics.
+    The formula is here, since diffusers' own is private and importing its pipelines takes seconds.
     """
-    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
-
-    image = _resize_with_antialiasing(image.float(), (CLIP_SIZE, CLIP_SIZE))
+    image = image.float()
+    batch, _, height, width = image.shape
+    across, down = (_gaussian(n / CLIP_SIZE).to(image.device) for n in (width, height))
+    edge = (len(across) // 2, len(across) // 2, len(down) // 2, len(down) // 2)
+    channels = F.pad(image, edge, mode="reflect").flatten(0, 1)[:, None]
+    channels = F.conv2d(F.conv2d(channels, across.view(1, 1, 1, -1)), down.view(1, 1, -1, 1))
+    blurred = channels.view(batch, 3, height, width)
+    image = F.interpolate(blurred, size=(CLIP_SIZE, CLIP_SIZE), mode="bicubic", align_corners=True)
     mean, std = (torch.tensor(v, device=image.device).reshape(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     return ((image + 1) / 2 - mean) / std
 
