@@ -89,7 +89,7 @@ def clip_pixels(image: torch.Tensor) -> torch.Tensor:
     """[B,3,H,W] in [-1,1] -> CLIP's normalised pixels [B,3,224,224], by the formula of diffusers' SVD pipeline.
 
     The resize is bicubic after a Gaussian blur of sigma (factor - 1) / 2, on [-1,1]; then [0,1] and CLIP's statistics.
-    The formula is here, since diffusers' own is private and importing its pipelines takes seconds.
+    The formula is here, since diffusers' own is private and importing it warns where there is no torchvision.
     """
     image = image.float()
     batch, _, height, width = image.shape

@@ -22,7 +22,7 @@ def test_pixels_are_those_of_diffusers(height, width):
 
 
 def test_diffusers_pipelines_are_not_imported():
-    """They take seconds, and say things about torchvision that nobody who propagates needs to know."""
+    """They say things about torchvision that nobody who propagates needs to know."""
     code = (
         "import sys, torch; from genprop_core.base import load_base; from genprop_core import conditioning as cond; "
         "cond.clip_embedding(load_base('mini').image_encoder, torch.zeros(1, 3, 64, 64)); "

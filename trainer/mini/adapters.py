@@ -88,9 +88,10 @@ def train(
 
     start: an adapter file to go on from with a fresh optimiser; without one they start fresh. Injections that went on
     can copy already, so `shares`, of `selectivity`, are 0 then and the rate is lower. selective: what the losses of the
-    mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. handed_every: every so
-    many steps of the second half start from keyframes that are `trainer.step.handed_on`; 0 for none. config: of
-    AdapterConfig (num_blocks, sce, taps, selection, show_source), for ablations; the state's name carries it.
+    mask rise to. base_folder: where base.safetensors and the cache are, `folder` by default. settings: of every step;
+    `_check` keeps its own, so that curves compare. handed_every: every so many steps of the second half start from
+    keyframes that are `trainer.step.handed_on`; 0 for none. config: of AdapterConfig (num_blocks, sce, taps, selection,
+    show_source), for ablations; the state's name carries it.
     """
     base_folder = base_folder or folder
     unet = new_unet()
