@@ -24,19 +24,28 @@ class Behind:
     """Follows a run. `filled` puts what is behind the removed thing into a frame that it stands at.
 
     source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture, in which the thing is
-    removed. edit: bool [H,W], where the two differ, with a margin.
+    removed; None where there is no such picture. edit: bool [H,W], where the two differ, or the thing is, with a
+    margin. scale: pixels of these frames to one of those that the model works on, which `NEARBY` counts.
     """
 
-    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, edit: torch.Tensor):
-        self.frame, self.edit = picture_of(source), edit.cpu().numpy()
-        self.picture = picture_of(keyframe).astype(np.float32)
-        self.known = np.ones(self.edit.shape, np.float32)
-        self.shown = self.edit.astype(np.float32)  # where the picture is the keyframe's, never seen in the source
+    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor | None, edit: torch.Tensor, scale: float = 1.0):
+        self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), _disc(round(NEARBY * scale))
+        given = keyframe is not None
+        self.picture = (picture_of(keyframe) if given else self.frame).astype(np.float32)
+        self.known = np.ones(self.edit.shape, np.float32) if given else (~self.edit).astype(np.float32)
+        self.shown = given * self.edit.astype(np.float32)  # where it is the keyframe's, never seen in the source
 
     def advance(self, source: torch.Tensor, edit: torch.Tensor) -> None:
         """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""
+        self.move(source, edit, self.motion_to(source, edit))
+
+    def motion_to(self, source: torch.Tensor, edit: torch.Tensor) -> np.ndarray | None:
+        """How the camera moves on the way to the next frame: see `camera_motion`."""
+        return camera_motion(self.frame, picture_of(source), ~edit.cpu().numpy() & ~self.edit)
+
+    def move(self, source: torch.Tensor, edit: torch.Tensor, motion: np.ndarray | None) -> None:
+        """`advance`, where the motion of the camera is known already."""
         now, edit = picture_of(source), edit.cpu().numpy()
-        motion = camera_motion(self.frame, now, ~edit & ~self.edit)
         picture, known, shown = self._nothing(now) if motion is None else self._moved(now, edit, motion)
         self.frame, self.edit, self.picture, self.known, self.shown = now, edit, picture, known, shown
 
@@ -50,7 +59,7 @@ class Behind:
         if not compared.any() or (change[compared] < MOVES).mean() < FOLLOWS:
             return self._nothing(now)
         moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
-        still = cv2.erode((~moves).astype(np.float32), _disc(NEARBY))
+        still = cv2.erode((~moves).astype(np.float32), self.nearby)
         light = ~edit & (shown > SURE) & (known > SURE)  # the keyframe's own, come to light
         if light.sum() >= LEAST and np.abs(picture - now).mean(2)[light].mean() > WRONG:
             known = np.where(shown > 0, 0, known)
@@ -60,12 +69,16 @@ class Behind:
     def _nothing(self, now):
         return now.astype(np.float32), 0 * self.known, 0 * self.shown
 
-    def filled(self, frame: torch.Tensor) -> torch.Tensor:
-        """The frame [3,H,W] with what is known to be behind the removed thing, faded into what is not."""
+    def share(self) -> torch.Tensor:
+        """float32 [H,W]: 1 where it is known what is behind the removed thing, falling to 0 where it is not."""
         known = cv2.erode((self.known > SURE).astype(np.float32), np.ones((3, 3), np.uint8))
-        share = torch.from_numpy(cv2.blur(known, (5, 5)) * self.edit).to(frame)
+        return torch.from_numpy(cv2.blur(known, (5, 5)) * self.edit)
+
+    def filled(self, frame: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+        """The frame [3,H,W] with what is known to be behind the removed thing, by `share` or what is left of it."""
+        share = self.share() if share is None else share
         picture = torch.from_numpy(self.picture.clip(0, 255) / 255).movedim(-1, 0).to(frame)
-        return torch.lerp(frame, picture, share[None])
+        return torch.lerp(frame, picture, share.to(frame)[None])
 
 
 def _disc(radius: int) -> np.ndarray:

@@ -49,8 +49,8 @@ def _propagate_arguments(parser):
     )
     run = parser.add_argument_group("sampling")
     run.add_argument("--task", default="remove", choices=("remove", "edit", "track"),
-                     help="what the edit does; only with remove is what is behind it taken from frames in which it was "
-                     "seen (default: %(default)s)")  # fmt: skip
+                     help="what the edit does; only with remove is what is behind it taken from frames in which it is "
+                     "in sight (default: %(default)s)")  # fmt: skip
     run.add_argument("--steps", type=int, help="denoising steps (default: the base's, 25 for SVD and 2 for the mini)")
     run.add_argument("--min-cfg", type=float, default=1.0, help="guidance at the first frame (default: %(default)s)")
     run.add_argument(
@@ -97,6 +97,13 @@ def _clip_arguments(parser):
     )
     clip.add_argument("--grow", type=int, default=4, help="pixels to grow the mask by (default: %(default)s)")
     clip.add_argument("--feather", type=int, default=4, help="pixels over which it then fades (default: %(default)s)")
+    clip.add_argument(
+        "--clean-plate",
+        choices=SWITCH,
+        default="on",
+        help="with --task remove: where what is behind is in sight in another frame, before or after, take it from "
+        "there (default: %(default)s)",
+    )
     clip.add_argument(
         "--inner-keyframes",
         choices=SWITCH,

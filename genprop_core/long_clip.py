@@ -12,12 +12,12 @@ from functools import partial
 
 import torch
 
-from . import colour
+from . import clean_plate, colour
 from .clip_finish import finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
 from .clip_progress import Counter, Halves
 from .clip_region import find_region
-from .compositing import FEATHER, GROW
+from .compositing import FEATHER, GROW, alpha
 from .conditioning import hide
 from .confidence import advice, doubtful_ranges
 from .fit import Fit, plan_fit
@@ -42,7 +42,8 @@ class ClipSettings:
     holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
     what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
-    whether such a frame has, behind a removed thing, what was seen there before.
+    whether such a frame has, behind a removed thing, what was seen there before. clean_plate: whether the finished
+    clip has there what is in sight in any other frame of the shot, before or after, or in a keyframe.
     """
 
     window: int | None = None
@@ -63,18 +64,19 @@ class ClipSettings:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
+    clean_plate: bool = False
 
 
 @dataclass
 class ClipResult:
     """frames: uint8 [T,3,H,W] at the source's size; mask: uint8 [T,1,H,W] (0..255) or None without adapters.
 
-    confidence: [T] in [0,1]; change_outside: [T], mean change outside the mask in 1/255, before compositing.
-    doubtful: [(first, last)] frames that should be edited again. shots: [(start, stop)]; untouched: those without a
-    keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the model made, at the working size
-    (of the region, where there is one); mask_probability: [T,1,h/8,w/8]; fit: between source and working size; region:
-    `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet; seconds: what the
-    model's phases took, where it says.
+    confidence: [T] in [0,1], higher with a clean plate by what that knows. change_outside: [T], mean change outside the
+    mask in 1/255, before compositing. doubtful: [(first, last)] frames that should be edited again. shots: [(start,
+    stop)]; untouched: those without a keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the
+    model made, at the working size (of the region, where there is one); mask_probability: [T,1,h/8,w/8]; fit: between
+    source and working size; region: `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet;
+    seconds: what the model's phases took, where it says.
     """
 
     frames: torch.Tensor
@@ -164,6 +166,7 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     """
     settings = settings or ClipSettings()
     view, keyframes, shots = checked(model, frames, keyframes, settings, mask)
+    whole = keyframes
     region, made, halves = None, None, Halves(progress)
     if settings.crop == "auto":
         region, made = find_region(
@@ -182,12 +185,17 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
     out, masks = finished(view, made, frames, shots, region, settings)
+    trust = made.confidence
+    if settings.clean_plate and model.removes and masks is not None:
+        weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
+        known = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight)
+        trust = 1 - (1 - trust) * (1 - known)
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])
         if masks is not None:
             masks[start:stop] = 0  # whatever the user's mask says: nothing was replaced there
     return ClipResult(
-        out, masks, made.confidence, made.change, doubtful_ranges(made.confidence.tolist()), shots, left, made.frames,
+        out, masks, trust, made.change, doubtful_ranges(trust.tolist()), shots, left, made.frames,
         made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),
     )  # fmt: skip

@@ -58,6 +58,7 @@ def clip_settings_of(arguments) -> ClipSettings:
         crop=arguments.crop,
         inner_keyframes=arguments.inner_keyframes == "on",
         guide_later=arguments.guide_later == "on",
+        clean_plate=arguments.clean_plate == "on",
     )
 
 

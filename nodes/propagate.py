@@ -69,7 +69,7 @@ class GenPropPropagate(io.ComfyNode):
                 *inputs.sampling(),
                 inputs.strength(),
                 *inputs.size("padded"),
-                *inputs.told(" Only with remove is what is behind it taken from frames in which it was seen."),
+                *inputs.told(" Only with remove is what is behind it taken from frames in which it is in sight."),
                 io.Int.Input("window", default=25, min=2, max=1000,
                              tooltip="Frames made together: 25 for svd_xt, 14 for svd, 8 for the mini."),
                 io.Int.Input("overlap", default=0, min=0, max=999,
@@ -101,6 +101,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Boolean.Input("guide_later", default=ClipSettings.guide_later, optional=True,
                                  tooltip="Guidance in windows that start from a made frame too: twice the time, and "
                                          "deeper colours window by window."),
+                io.Boolean.Input("clean_plate", default=True, optional=True,
+                                 tooltip="With the task remove: where what is behind is in sight in another frame, "
+                                         "before or after, take it from there."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),
@@ -123,7 +126,7 @@ class GenPropPropagate(io.ComfyNode):
                 sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
                 overlap, find_shots, keep_background, grow, feather, mask_mode, second_pass, colour, refine, crop,
                 mask=None, inner_keyframes=ClipSettings.inner_keyframes,
-                guide_later=ClipSettings.guide_later) -> io.NodeOutput:  # fmt: skip
+                guide_later=ClipSettings.guide_later, clean_plate=True) -> io.NodeOutput:  # fmt: skip
         told = Told(fps, motion_bucket, noise_augmentation)
         sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
         windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
@@ -136,7 +139,7 @@ class GenPropPropagate(io.ComfyNode):
         settings = ClipSettings(
             window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
-            inner_keyframes=inner_keyframes, guide_later=guide_later,
+            inner_keyframes=inner_keyframes, guide_later=guide_later, clean_plate=clean_plate,
         )  # fmt: skip
         bar = comfy.utils.ProgressBar(1)
 

@@ -51,6 +51,7 @@ VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "second pass, black": (replace(BASE, second_pass="black"), SIZE, False),
     "second pass, blur": (replace(BASE, second_pass="blur"), SIZE, False),
     "refined mask": (replace(BASE, refine=True), SIZE, False),
+    "clean plate": (replace(BASE, clean_plate=True), SIZE, False),
     "large frame": (BASE, LARGE, False),
     "large frame, crop": (replace(BASE, crop="auto"), LARGE, False),
 }

@@ -1,0 +1,74 @@
+"""The clean plate: what is behind a removed thing and in sight in another frame, put into the finished clip.
+
+What a model makes behind a removed thing is a guess, and coarser than the film. Often nothing has to be guessed: the
+thing moves, or the camera does, and the place is in sight earlier or later, or in a keyframe. `Behind` follows it from
+there, once forwards and once backwards in time, and says where it is known.
+"""
+
+import cv2
+import numpy as np
+import torch
+
+from .anchor import with_missed
+from .behind import Behind
+from .clip_input import at_size
+from .compositing import alpha
+from .confidence import MARGIN
+from .frames import as_bytes, as_float
+from .passing import edited, picture_of
+
+
+def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None) -> torch.Tensor:
+    """Puts what is known into `out`, in place, near the masks; float32 [T]: how much of each frame's mask is known.
+
+    out, source: uint8 [T,3,H,W], what was made and the clip as filmed; masks: uint8 [T,1,H,W], where the thing is.
+    keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
+    a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
+    mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all.
+    """
+    known, motions = torch.zeros(len(out)), {}
+    for start, stop in shots:
+        given = {k: at_size(f, source)[0] for k, f in keyframes.items() if start <= k < stop}
+        if given:
+            # what was seen before comes last: it starts from the keyframe, in most clips the first frame
+            for order in (range(stop - 1, start - 1, -1), range(start, stop)):
+                _follow(out, masks, source, given, order, scale, weight, known, motions)
+    return known
+
+
+def _follow(out, masks, source, given, order, scale, weight, known, motions):
+    """One direction. motions: {(from, to): the camera's}, of the other direction as well."""
+    behind, margin, last = None, round(MARGIN * scale), None
+    for index in order:
+        frame = as_float(source[index])
+        mask = with_missed(masks[index][None], out[index][None], source[index][None])
+        edit = alpha(mask, margin, 0)[0, 0] > 0
+        if index in given:  # where keyframe and source differ away from the mask, the frame stays as it was made
+            where = alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0
+            behind = Behind(frame, given[index], where, scale)
+        elif behind is None:
+            behind = Behind(frame, None, edit, scale)
+        else:
+            if (last, index) not in motions:
+                motions[last, index] = motion = behind.motion_to(frame, edit)
+                motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
+            behind.move(frame, edit, motions[last, index])
+        made, last = as_float(out[index]), index
+        share = behind.share() * edit * _believed(behind.picture, picture_of(frame), picture_of(made))
+        if weight is not None:
+            share = share * weight(masks[index][None])[0, 0]
+        if share.any():
+            out[index] = as_bytes(behind.filled(made, share))
+        size = mask.sum()
+        if size:
+            known[index] = torch.maximum(known[index], (share * mask[0, 0]).sum() / size)
+
+
+def _believed(plate, source, made) -> torch.Tensor:
+    """float32 [H,W]: 1 where the frame as made is nearer to the plate than to the film, falling to 0 where it is not.
+
+    Something else that moves may be hidden by the mask, of which `Behind` knows nothing: what the model kept of the
+    film is not for the plate to take away.
+    """
+    plate, film = (cv2.blur(np.abs(other.astype(np.float32) - made).mean(2), (5, 5)) for other in (plate, source))
+    return torch.from_numpy(cv2.blur((plate <= film).astype(np.float32), (3, 3)))
