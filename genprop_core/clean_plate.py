@@ -18,13 +18,14 @@ from .frames import as_bytes, as_float
 from .passing import edited, picture_of
 
 
-def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None) -> torch.Tensor:
+def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> torch.Tensor:
     """Puts what is known into `out`, in place, near the masks; float32 [T]: how much of each frame's mask is known.
 
     out, source: uint8 [T,3,H,W], what was made and the clip as filmed; masks: uint8 [T,1,H,W], where the thing is.
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
-    mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all.
+    mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
+    whether the masks are the user's, so that nothing within them is to stay.
     """
     known, motions = torch.zeros(len(out)), {}
     for start, stop in shots:
@@ -32,11 +33,11 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None) -
         if given:
             # what was seen before comes last: it starts from the keyframe, in most clips the first frame
             for order in (range(stop - 1, start - 1, -1), range(start, stop)):
-                _follow(out, masks, source, given, order, scale, weight, known, motions)
+                _follow(out, masks, source, given, order, scale, weight, sure, known, motions)
     return known
 
 
-def _follow(out, masks, source, given, order, scale, weight, known, motions):
+def _follow(out, masks, source, given, order, scale, weight, sure, known, motions):
     """One direction. motions: {(from, to): the camera's}, of the other direction as well."""
     behind, margin, last = None, round(MARGIN * scale), None
     for index in order:
@@ -54,7 +55,8 @@ def _follow(out, masks, source, given, order, scale, weight, known, motions):
                 motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
             behind.move(frame, edit, motions[last, index])
         made, last = as_float(out[index]), index
-        share = behind.share() * edit * _believed(behind.picture, picture_of(frame), picture_of(made))
+        believed = _believed(behind.picture, picture_of(frame), picture_of(made))
+        share = behind.share() * edit * (torch.maximum(believed, as_float(masks[index, 0])) if sure else believed)
         if weight is not None:
             share = share * weight(masks[index][None])[0, 0]
         if share.any():

@@ -188,7 +188,8 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
     trust = made.confidence
     if settings.clean_plate and model.removes and masks is not None:
         weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
-        known = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight)
+        sure = mask is not None and settings.mask_mode == "replace"
+        known = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight, sure)
         trust = 1 - (1 - trust) * (1 - known)
     left = untouched(shots, keyframes)
     for start, stop in left:

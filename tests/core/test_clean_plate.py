@@ -13,6 +13,11 @@ PLAIN = ClipSettings(window=8, overlap=2, find_shots=False, colour="off", behind
 PLATE = ClipSettings(window=8, overlap=2, find_shots=False, colour="off", behind=False, clean_plate=True)
 
 
+class Keeping(Guessing):
+    def run(self, source, keyframe, **others):
+        return source, super().run(source, keyframe, **others)[1]
+
+
 def masks(thing=THING):
     return as_bytes(edit(0, thing).float()).expand(FRAMES, 1, -1, -1).contiguous()
 
@@ -24,11 +29,11 @@ def guessed(source, thing=THING):
     return as_bytes(out)
 
 
-def laid(source, keyframes, thing=THING, shots=SHOTS, made=None):
+def laid(source, keyframes, thing=THING, shots=SHOTS, made=None, **others):
     """(the clip [T,3,H,W] in [0,1], what of it is known [T])."""
     out = guessed(source, thing) if made is None else as_bytes(made)
     keyframes = {k: as_bytes(f) for k, f in keyframes.items()}
-    known = lay(out, masks(thing), as_bytes(source), keyframes, shots)
+    known = lay(out, masks(thing), as_bytes(source), keyframes, shots, **others)
     return as_float(out), known
 
 
@@ -68,6 +73,16 @@ def test_what_the_model_kept_of_the_film_is_not_taken_away():
     for t in range(1, FRAMES):
         passing = out[t, :, 57:63, 53 + t : 59 + t]
         assert (passing - 0.95).abs().max() < 4 / 255
+
+
+def test_within_the_users_own_mask_nothing_of_the_film_stays():
+    source, target = scene()
+    out, _ = laid(source, {0: target[0]}, made=source)
+    assert inside(out - source).abs().max() == 0, "as the model kept everything"
+    out, known = laid(source, {0: target[0]}, made=source, sure=True)
+    assert inside(out - target).abs().max() < 4 / 255 and known.min() > 0.95
+    result = propagate_clip(Keeping(True), as_bytes(source), {0: as_bytes(target[0])}, PLATE, masks())
+    assert inside(as_float(result.frames) - target).abs().max() < 4 / 255
 
 
 def test_a_keyframe_that_differs_everywhere_changes_nothing_away_from_the_mask():
