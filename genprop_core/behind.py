@@ -51,20 +51,22 @@ class Behind:
 
     def _moved(self, now, edit, motion):
         """The picture, and where it is known and where the keyframe's, of the next frame."""
-        picture = warped(self.picture, motion)
-        maps = (self.known, self.shown, (~self.edit).astype(np.float32))
-        known, shown, seen = (warped(of, motion, cv2.INTER_LINEAR) for of in maps)
-        change = cv2.blur(np.abs(warped(self.frame.astype(np.float32), motion) - now).mean(2), (3, 3))
+        maps = np.stack([self.known, self.shown, (~self.edit).astype(np.float32)], -1)
+        known, shown, seen = np.moveaxis(warped(maps, motion, cv2.INTER_LINEAR), -1, 0)
+        change = cv2.absdiff(warped(self.frame, motion), now)
+        change = cv2.transform(cv2.boxFilter(change, cv2.CV_32F, (3, 3)), np.full((1, 3), 1 / 3))
         compared = ~edit & (seen > 0.99)
         if not compared.any() or (change[compared] < MOVES).mean() < FOLLOWS:
             return self._nothing(now)
         moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
         still = cv2.erode((~moves).astype(np.float32), self.nearby)
-        light = ~edit & (shown > SURE) & (known > SURE)  # the keyframe's own, come to light
-        if light.sum() >= LEAST and np.abs(picture - now).mean(2)[light].mean() > WRONG:
+        picture, part = now.astype(np.float32), box_of(edit | (shown > 0))
+        own, hidden = warped(self.picture, motion, part=part), edit[part]
+        light = ~hidden & (shown[part] > SURE) & (known[part] > SURE)  # the keyframe's own, come to light
+        if light.sum() >= LEAST and np.abs(own - picture[part]).mean(2)[light].mean() > WRONG:
             known = np.where(shown > 0, 0, known)
-        known = still * np.where(edit, known, compared)
-        return np.where(edit[..., None], picture, now), known, np.where(edit, shown, 0)
+        picture[part][hidden] = own[hidden]
+        return picture, still * np.where(edit, known, compared), np.where(edit, shown, 0)
 
     def _nothing(self, now):
         return now.astype(np.float32), 0 * self.known, 0 * self.shown
@@ -74,11 +76,16 @@ class Behind:
         known = cv2.erode((self.known > SURE).astype(np.float32), np.ones((3, 3), np.uint8))
         return torch.from_numpy(cv2.blur(known, (5, 5)) * self.edit)
 
-    def filled(self, frame: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
-        """The frame [3,H,W] with what is known to be behind the removed thing, by `share` or what is left of it."""
-        share = self.share() if share is None else share
+    def filled(self, frame: torch.Tensor) -> torch.Tensor:
+        """The frame [3,H,W] with what is known to be behind the removed thing, by `share`."""
         picture = torch.from_numpy(self.picture.clip(0, 255) / 255).movedim(-1, 0).to(frame)
-        return torch.lerp(frame, picture, share.to(frame)[None])
+        return torch.lerp(frame, picture, self.share().to(frame)[None])
+
+
+def box_of(mask: np.ndarray) -> tuple[slice, slice]:
+    """The smallest rectangle (rows, columns) with all of a bool mask [H,W]; an empty one where it is empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return tuple(slice(at[0], at[-1] + 1) if len(at) else slice(0, 0) for at in (rows, columns))
 
 
 def _disc(radius: int) -> np.ndarray:

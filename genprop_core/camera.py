@@ -75,6 +75,16 @@ def _fitted(before, now, free, motion):
     return motion
 
 
-def warped(picture: np.ndarray, motion: np.ndarray, how: int = cv2.INTER_CUBIC) -> np.ndarray:
-    """`before` [H,W] or [H,W,C] float32 moved to where `now` has it; 0 where it comes from outside the picture."""
-    return cv2.warpAffine(picture, motion, picture.shape[1::-1], flags=how | cv2.WARP_INVERSE_MAP)
+def warped(picture: np.ndarray, motion: np.ndarray, how: int = cv2.INTER_CUBIC, part=None) -> np.ndarray:
+    """`before` [H,W] or [H,W,C], uint8 or float32, moved to where `now` has it; 0 where it comes from outside it.
+
+    part: (rows, columns) slices, for that part of it alone.
+    """
+    size = picture.shape[1::-1]
+    if part is not None:
+        rows, columns = part
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        if not all(size):
+            return picture[part]
+        motion = np.hstack([motion[:, :2], motion @ [[columns.start], [rows.start], [1]]])
+    return cv2.warpAffine(picture, motion, size, flags=how | cv2.WARP_INVERSE_MAP)

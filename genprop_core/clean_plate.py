@@ -10,12 +10,12 @@ import numpy as np
 import torch
 
 from .anchor import with_missed
-from .behind import Behind
+from .behind import Behind, box_of
 from .clip_input import at_size
 from .compositing import alpha
 from .confidence import MARGIN
 from .frames import as_bytes, as_float
-from .passing import edited, picture_of
+from .passing import difference, edited, picture_of
 
 
 def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> torch.Tensor:
@@ -41,8 +41,8 @@ def _follow(out, masks, source, given, order, scale, weight, sure, known, motion
     """One direction. motions: {(from, to): the camera's}, of the other direction as well."""
     behind, margin, last = None, round(MARGIN * scale), None
     for index in order:
-        frame = as_float(source[index])
-        mask = with_missed(masks[index][None], out[index][None], source[index][None])
+        frame, own = as_bytes(source[index]), masks[index][None]
+        mask = with_missed(own, out[index][None], frame[None])
         edit = alpha(mask, margin, 0)[0, 0] > 0
         if index in given:  # where keyframe and source differ away from the mask, the frame stays as it was made
             where = alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0
@@ -54,23 +54,29 @@ def _follow(out, masks, source, given, order, scale, weight, sure, known, motion
                 motions[last, index] = motion = behind.motion_to(frame, edit)
                 motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
             behind.move(frame, edit, motions[last, index])
-        made, last = as_float(out[index]), index
-        believed = _believed(behind.picture, picture_of(frame), picture_of(made))
-        share = behind.share() * edit * (torch.maximum(believed, as_float(masks[index, 0])) if sure else believed)
+        last, part = index, box_of(edit.numpy())
+        plate, film, made = (p[part].astype(np.float32) for p in (behind.picture, behind.frame, picture_of(out[index])))
+        believed = _believed(plate, film, made)
+        if sure:
+            believed = torch.maximum(believed, as_float(own[0, 0][part]))
+        share = (behind.share() * edit)[part] * believed
         if weight is not None:
-            share = share * weight(masks[index][None])[0, 0]
+            share = share * weight(own)[0, 0][part]
         if share.any():
-            out[index] = as_bytes(behind.filled(made, share))
+            mixed = torch.lerp(torch.from_numpy(made), torch.from_numpy(plate), share[..., None])
+            out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
         size = mask.sum()
         if size:
-            known[index] = torch.maximum(known[index], (share * mask[0, 0]).sum() / size)
+            known[index] = torch.maximum(known[index], (share * mask[0, 0][part]).sum() / size)
 
 
-def _believed(plate, source, made) -> torch.Tensor:
+def _believed(plate, film, made) -> torch.Tensor:
     """float32 [H,W]: 1 where the frame as made is nearer to the plate than to the film, falling to 0 where it is not.
 
     Something else that moves may be hidden by the mask, of which `Behind` knows nothing: what the model kept of the
     film is not for the plate to take away.
     """
-    plate, film = (cv2.blur(np.abs(other.astype(np.float32) - made).mean(2), (5, 5)) for other in (plate, source))
-    return torch.from_numpy(cv2.blur((plate <= film).astype(np.float32), (3, 3)))
+    if not made.size:
+        return torch.zeros(made.shape[:2])
+    from_plate, from_film = (cv2.blur(difference(other, made), (5, 5)) for other in (plate, film))
+    return torch.from_numpy(cv2.blur((from_plate <= from_film).astype(np.float32), (3, 3)))

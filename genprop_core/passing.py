@@ -51,7 +51,7 @@ class Passing:
         x, y, mismatch = _origins(now, self.frame[box])
         kind = cv2.remap(self.kind[box], x, y, cv2.INTER_NEAREST)
         colour = cv2.remap(self.colour[box], x, y, cv2.INTER_LINEAR)
-        same = (_difference(colour, now) < SAME) & (mismatch < SAME)
+        same = (difference(colour, now) < SAME) & (mismatch < SAME)
         kind = np.where(same, kind, LOST).astype(np.float32)
         votes = cv2.blur(kind, (5, 5))
         kind = np.where((kind == LOST) & (np.abs(votes) > MAJORITY), np.sign(votes), kind)
@@ -72,7 +72,7 @@ def edited(source: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
 
 
 def _edit(source: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
-    return cv2.blur(_difference(source, keyframe), (3, 3))
+    return cv2.blur(difference(source, keyframe), (3, 3))
 
 
 def picture_of(frame: torch.Tensor) -> np.ndarray:
@@ -80,7 +80,7 @@ def picture_of(frame: torch.Tensor) -> np.ndarray:
     return as_bytes(frame).movedim(0, -1).cpu().numpy()
 
 
-def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+def difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     return np.abs(one.astype(np.float32) - other).mean(2)
 
 
@@ -93,7 +93,7 @@ def _origins(now: np.ndarray, before: np.ndarray):
         one, other = (np.ascontiguousarray(picture[..., channel]) for picture in (now, before))
         flow = cv2.calcOpticalFlowFarneback(one, other, None, **FLOW)
         x, y = grid_x + flow[..., 0], grid_y + flow[..., 1]
-        mismatch = cv2.blur(_difference(cv2.remap(before, x, y, cv2.INTER_LINEAR), now), (5, 5))
+        mismatch = cv2.blur(difference(cv2.remap(before, x, y, cv2.INTER_LINEAR), now), (5, 5))
         mismatch[(x < 0) | (y < 0) | (x > width - 1) | (y > height - 1)] = np.inf
         found = (x, y, mismatch)
         best = found if best is None else tuple(np.where(mismatch < best[2], n, o) for n, o in zip(found, best))

@@ -9,6 +9,8 @@ FIRST, LAST = "<!-- measured: begin -->", "<!-- measured: end -->"
 COLUMNS = {
     "psnr_outside": ("PSNR outside", 2),
     "psnr_inside": ("PSNR inside", 2),
+    "inside_at_8": ("at frame 8", 2),
+    "inside_at_end": ("at the end", 2),
     "psnr_composited": ("PSNR composited", 2),
     "mask_iou": ("mask IoU px", 3),
     "seam_jump": ("seam jump", 2),
