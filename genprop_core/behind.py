@@ -23,17 +23,25 @@ SURE = 0.9
 class Behind:
     """Follows a run. `filled` puts what is behind the removed thing into a frame that it stands at.
 
-    source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture, in which the thing is
-    removed; None where there is no such picture. edit: bool [H,W], where the two differ, or the thing is, with a
-    margin. scale: pixels of these frames to one of those that the model works on, which `NEARBY` counts.
+    source: [3,H,W] in [0,1], the frame that a run starts from. edit: bool [H,W], where the thing may be seen in it,
+    with a margin. scale: pixels of these frames to one of those that the model works on, which `NEARBY` counts.
     """
 
-    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor | None, edit: torch.Tensor, scale: float = 1.0):
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor, scale: float = 1.0):
         self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), _disc(round(NEARBY * scale))
-        given = keyframe is not None
-        self.picture = (picture_of(keyframe) if given else self.frame).astype(np.float32)
-        self.known = np.ones(self.edit.shape, np.float32) if given else (~self.edit).astype(np.float32)
-        self.shown = given * self.edit.astype(np.float32)  # where it is the keyframe's, never seen in the source
+        self.picture = self.frame.astype(np.float32)
+        self.known = (~self.edit).astype(np.float32)
+        self.shown = 0 * self.known  # where it is the keyframe's, never seen in the source
+
+    def take(self, keyframe: torch.Tensor, edit: torch.Tensor) -> None:
+        """Takes from the edited picture [3,H,W] of the frame that it stands at what was never seen.
+
+        edit: bool [H,W], where the picture and the frame differ, with a margin.
+        """
+        self.edit = self.edit | edit.cpu().numpy()
+        new = self.edit & (self.known <= SURE)
+        self.picture[new] = picture_of(keyframe)[new]
+        self.known[new] = self.shown[new] = 1
 
     def advance(self, source: torch.Tensor, edit: torch.Tensor) -> None:
         """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""

@@ -31,8 +31,10 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, s
     for start, stop in shots:
         given = {k: at_size(f, source)[0] for k, f in keyframes.items() if start <= k < stop}
         if given:
-            # what was seen before comes last: it starts from the keyframe, in most clips the first frame
-            for order in (range(stop - 1, start - 1, -1), range(start, stop)):
+            orders = [range(start, stop), range(stop - 1, start - 1, -1)]
+            if max(given) - start > stop - 1 - min(given):
+                orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
+            for order in orders:
                 _follow(out, masks, source, given, order, scale, weight, sure, known, motions)
     return known
 
@@ -44,16 +46,15 @@ def _follow(out, masks, source, given, order, scale, weight, sure, known, motion
         frame, own = as_bytes(source[index]), masks[index][None]
         mask = with_missed(own, out[index][None], frame[None])
         edit = alpha(mask, margin, 0)[0, 0] > 0
-        if index in given:  # where keyframe and source differ away from the mask, the frame stays as it was made
-            where = alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0
-            behind = Behind(frame, given[index], where, scale)
-        elif behind is None:
-            behind = Behind(frame, None, edit, scale)
+        if behind is None:
+            behind = Behind(frame, edit, scale)
         else:
             if (last, index) not in motions:
                 motions[last, index] = motion = behind.motion_to(frame, edit)
                 motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
             behind.move(frame, edit, motions[last, index])
+        if index in given:
+            behind.take(given[index], alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0)
         last, part = index, box_of(edit.numpy())
         plate, film, made = (p[part].astype(np.float32) for p in (behind.picture, behind.frame, picture_of(out[index])))
         believed = _believed(plate, film, made)

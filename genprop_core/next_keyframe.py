@@ -28,7 +28,9 @@ class NextKeyframe:
         self.passing = Passing(source, keyframe) if anchor and passing else None
         self.behind = None
         if anchor and behind:
-            self.behind = Behind(source, keyframe, _grown(edited(source, keyframe).float()[None, None], MARGIN))
+            edit = _grown(edited(source, keyframe).float()[None, None], MARGIN)
+            self.behind = Behind(source, edit)
+            self.behind.take(keyframe, edit)
 
     def advance(self, made, place: int, index: int, source: torch.Tensor) -> None:
         """On to the run's next frame: its place in `made`, its index in the clip and its source [3,H,W]."""

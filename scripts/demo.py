@@ -60,6 +60,8 @@ def command(arguments):
         if not given(arguments, "--keyframe"):  # the truth belongs to the sample's own edit
             ours += ["--keyframe", str(SAMPLE / "keyframe.png")]
             ours += ["--truth", str(SAMPLE / "truth.mp4"), "--truth-mask", str(SAMPLE / "mask.mp4")]
+        if not given(arguments, "--clean-plate"):  # the picture is to show what the model makes, as the table scores it
+            ours += ["--clean-plate", "off"]
     return ours + arguments
 
 

@@ -12,7 +12,8 @@ from genprop_core.long_clip import ClipSettings, propagate_clip
 
 def followed(source, keyframe, frames=FRAMES, where=None):
     where = edit() if where is None else where
-    behind = Behind(source[0], keyframe, where)
+    behind = Behind(source[0], where)
+    behind.take(keyframe, where)
     for t in range(1, frames):
         behind.advance(source[t], where)
     return behind

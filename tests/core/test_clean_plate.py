@@ -56,6 +56,18 @@ def test_what_is_seen_only_later_is_put_in_too():
     assert last.abs().max() == 0, "there it stays as it was made"
 
 
+@pytest.mark.parametrize("backwards", [False, True])
+def test_the_film_comes_before_what_a_keyframe_has_there(backwards):
+    source, target = (clip.flip(0) if backwards else clip for clip in scene())
+    at = FRAMES - 1 if backwards else 0
+    painted = target[at].clone()
+    inside(painted)[:] = GUESS
+    out, _ = laid(source, {at: painted})
+    error = (out - target)[at, :, 44:76].abs()
+    assert error[..., 48:66].max() < 4 / 255, "this part is seen later"
+    assert (out[at, :, 44:76, 80:82] - GUESS).abs().max() < 3 / 255, "this never is"
+
+
 def test_runs_forwards_and_backwards_know_the_same():
     source, target = scene()
     there = laid(source, {0: target[0]})

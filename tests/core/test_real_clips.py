@@ -91,7 +91,8 @@ def test_what_is_behind_a_thing_is_known_from_before_or_not_at_all():
             edit[top : top + 80, left : left + 80] = True
             frame[:, edit] = patch[t].flatten(1)
             if t == 0:
-                behind = Behind(frame, truth[0], edit)
+                behind = Behind(frame, edit)
+                behind.take(truth[0], edit)
                 continue
             behind.advance(frame, edit)
             share, filled, there = known(behind, edit, guesses)
@@ -106,7 +107,8 @@ def test_most_of_what_is_behind_the_rider_was_seen_before():
     source = read_video(clip("bmx-trees.mp4")).frames.movedim(-1, 1)
     mask = read_video(clip("bmx-trees_mask.mp4")).frames[..., 0][:, None] > 127
     edit = alpha(mask.float(), 8, 0)[:, 0] > 0
-    behind = Behind(source[0], inpainted(source[0], mask[0].byte()), edit[0])
+    behind = Behind(source[0], edit[0])
+    behind.take(inpainted(source[0], mask[0].byte()), edit[0])
     guesses, shares = torch.stack([torch.zeros(source.shape[1:]), torch.ones(source.shape[1:])]), []
     for t in range(1, 30):
         behind.advance(source[t], edit[t])
