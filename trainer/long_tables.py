@@ -15,6 +15,7 @@ COLUMNS = {
     "mask_iou": ("mask IoU px", 3),
     "seam_jump": ("seam jump", 2),
     "colour_drift": ("colour drift", 2),
+    "told_apart": ("rank correlation", 2),
     "seconds": ("seconds", 0),
 }
 
