@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from genprop_core.long_clip import ClipSettings
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
@@ -40,7 +41,8 @@ def one(frames: int, steps: int) -> dict:
     """Makes a clip of this length in this process; {"seconds", "peak", "frames_bytes"}."""
     model = GenProp.from_files("mini")
     source = scene(frames)
-    settings = PropagateSettings(sampler=SamplerSettings(steps=steps))
+    as_the_command = ClipSettings(composite=True, clean_plate=True)
+    settings = PropagateSettings(sampler=SamplerSettings(steps=steps), clip=as_the_command)
     started = time.process_time()
     result = model.propagate_clip(source, {0: torch.full((3, SIZE, SIZE), 110, dtype=torch.uint8)}, settings)
     seconds = time.process_time() - started
