@@ -5,21 +5,32 @@ thing moves, or the camera does, and the place is in sight earlier or later, or 
 there, once forwards and once backwards in time, and says where it is known.
 """
 
+from dataclasses import dataclass, field
+
 import cv2
 import numpy as np
 import torch
 
 from .anchor import with_missed
-from .behind import Behind, box_of
+from .behind import WRONG, Behind, box_of
 from .clip_input import at_size
-from .compositing import alpha
+from .compositing import THRESHOLD, alpha
 from .confidence import MARGIN
 from .frames import as_bytes, as_float
 from .passing import difference, edited, picture_of
 
 
-def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> torch.Tensor:
-    """Puts what is known into `out`, in place, near the masks; float32 [T]: how much of each frame's mask is known.
+@dataclass
+class Laid:
+    """known: float32 [T], how much of each frame's mask is known; overruled: indices of keyframes in whose place the
+    film shows something else."""
+
+    known: torch.Tensor
+    overruled: list = field(default_factory=list)
+
+
+def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> Laid:
+    """Puts what is known into `out`, in place, near the masks.
 
     out, source: uint8 [T,3,H,W], what was made and the clip as filmed; masks: uint8 [T,1,H,W], where the thing is.
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
@@ -27,7 +38,7 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, s
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
     whether the masks are the user's, so that nothing within them is to stay.
     """
-    known, motions = torch.zeros(len(out)), {}
+    laid, motions = Laid(torch.zeros(len(out))), {}
     for start, stop in shots:
         given = {k: at_size(f, source)[0] for k, f in keyframes.items() if start <= k < stop}
         if given:
@@ -35,11 +46,11 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, s
             if max(given) - start > stop - 1 - min(given):
                 orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
             for order in orders:
-                _follow(out, masks, source, given, order, scale, weight, sure, known, motions)
-    return known
+                _follow(out, masks, source, given, order, scale, weight, sure, laid, motions)
+    return laid
 
 
-def _follow(out, masks, source, given, order, scale, weight, sure, known, motions):
+def _follow(out, masks, source, given, order, scale, weight, sure, laid, motions):
     """One direction. motions: {(from, to): the camera's}, of the other direction as well."""
     behind, margin, last = None, round(MARGIN * scale), None
     for index in order:
@@ -54,6 +65,8 @@ def _follow(out, masks, source, given, order, scale, weight, sure, known, motion
                 motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
             behind.move(frame, edit, motions[last, index])
         if index in given:
+            if _disagree(behind, given[index], mask) and index not in laid.overruled:
+                laid.overruled.append(index)
             behind.take(given[index], alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0)
         last, part = index, box_of(edit.numpy())
         plate, film, made = (p[part].astype(np.float32) for p in (behind.picture, behind.frame, picture_of(out[index])))
@@ -68,7 +81,14 @@ def _follow(out, masks, source, given, order, scale, weight, sure, known, motion
             out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
         size = mask.sum()
         if size:
-            known[index] = torch.maximum(known[index], (share * mask[0, 0][part]).sum() / size)
+            laid.known[index] = torch.maximum(laid.known[index], (share * mask[0, 0][part]).sum() / size)
+
+
+def _disagree(behind, keyframe, mask) -> bool:
+    """Whether most of what the mask covers is known from the film, and is not what the keyframe has there."""
+    inside = (mask[0, 0] > THRESHOLD).numpy()
+    both = inside & (behind.share() > 0.99).numpy()
+    return both.sum() > inside.sum() / 2 and difference(behind.picture, picture_of(keyframe))[both].mean() > WRONG
 
 
 def _believed(plate, film, made) -> torch.Tensor:

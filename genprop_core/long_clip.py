@@ -76,7 +76,8 @@ class ClipResult:
     stop)]; untouched: those without a keyframe, whose frames are the source's own. generated: uint8 [T,3,h,w], what the
     model made, at the working size (of the region, where there is one); mask_probability: [T,1,h/8,w/8]; fit: between
     source and working size; region: `crop.Crop` or None; windows: [(first, last)]; seams: frames where windows meet;
-    seconds: what the model's phases took, where it says.
+    seconds: what the model's phases took, where it says; overruled: keyframes in whose place the clean plate shows what
+    the film has there.
     """
 
     frames: torch.Tensor
@@ -93,6 +94,7 @@ class ClipResult:
     windows: list = field(default_factory=list)
     seams: list = field(default_factory=list)
     seconds: dict = field(default_factory=dict)
+    overruled: list = field(default_factory=list)
 
     def notes(self) -> list[str]:
         """What the user should know, one line each."""
@@ -100,7 +102,12 @@ class ClipResult:
             f"frames {a}-{b - 1} are a shot without a keyframe and stay as they are: give one to edit it"
             for a, b in self.untouched
         ]
-        return shots + advice(self.doubtful)
+        film = [
+            f"frame {index}: behind the mask the film shows something else than your keyframe, and so does the result; "
+            "for an edit that does not remove something choose the task edit"
+            for index in self.overruled
+        ]
+        return shots + film + advice(self.doubtful)
 
 
 def make(model, view: View, keyframes, shots, settings, progress=None, noise=None, dtype=torch.uint8) -> Made:
@@ -185,12 +192,12 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
     out, masks = finished(view, made, frames, shots, region, settings)
-    trust = made.confidence
+    trust, overruled = made.confidence, []
     if settings.clean_plate and model.removes and masks is not None:
         weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
         sure = mask is not None and settings.mask_mode == "replace"
-        known = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight, sure)
-        trust = 1 - (1 - trust) * (1 - known)
+        laid = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight, sure)
+        trust, overruled = 1 - (1 - trust) * (1 - laid.known), laid.overruled
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])
@@ -198,5 +205,5 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
             masks[start:stop] = 0  # whatever the user's mask says: nothing was replaced there
     return ClipResult(
         out, masks, trust, made.change, doubtful_ranges(trust.tolist()), shots, left, made.frames,
-        made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams),
+        made.mask if made.has_mask else None, view.fit, region, made.windows, sorted(made.seams), overruled=overruled,
     )  # fmt: skip

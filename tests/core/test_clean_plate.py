@@ -1,5 +1,7 @@
 """The clean plate: what is in sight in another frame is put behind the removed thing, and nothing else is touched."""
 
+import re
+
 import pytest
 import torch
 from panning_scene import AT_THE_BORDER, FRAMES, GUESS, SIZE, THING, Guessing, edit, inside, scene
@@ -33,7 +35,7 @@ def laid(source, keyframes, thing=THING, shots=SHOTS, made=None, **others):
     """(the clip [T,3,H,W] in [0,1], what of it is known [T])."""
     out = guessed(source, thing) if made is None else as_bytes(made)
     keyframes = {k: as_bytes(f) for k, f in keyframes.items()}
-    known = lay(out, masks(thing), as_bytes(source), keyframes, shots, **others)
+    known = lay(out, masks(thing), as_bytes(source), keyframes, shots, **others).known
     return as_float(out), known
 
 
@@ -119,12 +121,22 @@ def test_what_is_given_stays_as_it_is():
     given = as_bytes(source), masks(), as_bytes(target[0])
     before = [g.clone() for g in given]
     out = guessed(source)
-    known = lay(out, given[1], given[0], {0: given[2]}, SHOTS)
+    known = lay(out, given[1], given[0], {0: given[2]}, SHOTS).known
     assert all(torch.equal(*pair) for pair in zip(given, before))
     assert out.dtype == torch.uint8 and known.dtype == torch.float32 and 0 <= known.min() <= known.max() <= 1
     other = guessed(source)
     lay(other, given[1], source, {0: target[0]}, SHOTS)
     assert torch.equal(out, other), "float frames give what bytes do"
+
+
+def test_a_keyframe_that_the_film_overrules_is_told():
+    source, target = scene()
+    painted = target[0].clone()
+    inside(painted)[:] = GUESS
+    for keyframe, told in ((painted, [0]), (target[0], [])):
+        result = propagate_clip(Guessing(True), as_bytes(source), {0: as_bytes(keyframe)}, PLATE)
+        lines = [n for n in result.notes() if re.match("frame 0: .* the film shows .* choose the task edit", n)]
+        assert result.overruled == told and len(lines) == len(told)
 
 
 @pytest.mark.parametrize("settings, removes", [(PLAIN, True), (PLATE, False)])

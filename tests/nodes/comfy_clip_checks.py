@@ -25,11 +25,12 @@ def keyframes(pack, *indices, source=None):
 
 
 def propagate(pack, model=None, source=None, given=None, **changes):
-    """(IMAGE, VIDEO, MASK, report, confidence) of a run; its plot and overlay are checked here."""
+    """(IMAGE, VIDEO, MASK, report, confidence) of a run, without a clean plate unless `changes` say so; its plot and
+    overlay are checked here."""
     parts = {**c.mini(pack), "model": model or c.mini(pack)["model"]}
     source = long_source(pack) if source is None else source
     values = {"source": source, "keyframes": given or keyframes(pack, 0), "seed": c.SEED, "steps": c.STEPS,
-              "window": WINDOW, "overlap": OVERLAP, "find_shots": False, **changes}  # fmt: skip
+              "window": WINDOW, "overlap": OVERLAP, "find_shots": False, "clean_plate": False, **changes}  # fmt: skip
     *made, plot, overlay = pack.run("GenPropPropagate", **parts, **values)
     for picture in (plot, overlay):
         assert picture.ndim == 4 and len(picture) == 1 and picture.shape[3] == 3
@@ -75,6 +76,19 @@ def check_propagate_agrees_with_headless(pack):
     assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
     assert (mask * 255 - out.mask[:, 0]).abs().max() <= 1.01
     assert (out.frames.int() - frames.int()).abs().float().mean() > 0.5  # it did something
+
+
+def check_propagate_lays_a_clean_plate(pack):
+    """By default, and the same as without ComfyUI."""
+    source, given, region = long_source(pack), keyframes(pack, 0), torch.zeros(1, 128, 128)
+    region[:, 32:64, 32:64] = 1
+    values = {"source": source, "keyframes": given, "mask": region, "seed": c.SEED, "steps": 2, "window": WINDOW,
+              "overlap": OVERLAP, "find_shots": False, "keep_background": False}  # fmt: skip
+    image = pack.run("GenPropPropagate", **c.mini(pack), **values)[0]
+    plain = propagate(pack, source=source, given=given, mask=region, steps=2, keep_background=False)[0]
+    out = headless(pack, as_bytes(source), given, 2, region, clean_plate=True)
+    assert (as_bytes(image).int() - out.frames.int()).abs().float().mean() < 0.01
+    assert (image - plain).abs().mean() > 1e-4
 
 
 def check_propagate_shows_the_nearest_keyframe(pack):
