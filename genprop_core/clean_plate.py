@@ -32,7 +32,7 @@ class Laid:
 def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> Laid:
     """Puts what is known into `out`, in place, near the masks.
 
-    out, source: uint8 [T,3,H,W], what was made and the clip as filmed; masks: uint8 [T,1,H,W], where the thing is.
+    out: uint8 [T,3,H,W], what was made; source: the same as filmed, uint8 or float in [0,1]; masks: uint8 [T,1,H,W].
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
