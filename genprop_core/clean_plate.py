@@ -5,6 +5,7 @@ thing moves, or the camera does, and the place is in sight earlier or later, or 
 there, once forwards and once backwards in time, and says where it is known.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import cv2
@@ -29,59 +30,88 @@ class Laid:
     overruled: list = field(default_factory=list)
 
 
-def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False) -> Laid:
+def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False, step=None) -> Laid:
     """Puts what is known into `out`, in place, near the masks.
 
     out: uint8 [T,3,H,W], what was made; source: the same as filmed, uint8 or float in [0,1]; masks: uint8 [T,1,H,W].
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
-    whether the masks are the user's, so that nothing within them is to stay.
+    whether the masks are the user's, so that nothing within them is to stay. step() is called twice for every frame;
+    what it raises stops the work.
     """
-    laid, motions = Laid(torch.zeros(len(out))), {}
+    laid = Laid(torch.zeros(len(out)))
+    laying = _Laying(out, masks, source, scale, weight, sure, laid, step or (lambda: None))
     for start, stop in shots:
         given = {k: at_size(f, source)[0] for k, f in keyframes.items() if start <= k < stop}
-        if given:
-            orders = [range(start, stop), range(stop - 1, start - 1, -1)]
-            if max(given) - start > stop - 1 - min(given):
-                orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
-            for order in orders:
-                _follow(out, masks, source, given, order, scale, weight, sure, laid, motions)
+        orders = [range(start, stop), range(stop - 1, start - 1, -1)]
+        if given and max(given) - start > stop - 1 - min(given):
+            orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
+        for order in orders:
+            laying.follow(given, order)
     return laid
 
 
-def _follow(out, masks, source, given, order, scale, weight, sure, laid, motions):
-    """One direction. motions: {(from, to): the camera's}, of the other direction as well."""
-    behind, margin, last = None, round(MARGIN * scale), None
-    for index in order:
-        frame, own = as_bytes(source[index]), masks[index][None]
-        mask = with_missed(own, out[index][None], frame[None])
-        edit = alpha(mask, margin, 0)[0, 0] > 0
-        if behind is None:
-            behind = Behind(frame, edit, scale)
-        else:
-            if (last, index) not in motions:
-                motions[last, index] = motion = behind.motion_to(frame, edit)
-                motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
-            behind.move(frame, edit, motions[last, index])
-        if index in given:
-            if _disagree(behind, given[index], mask) and index not in laid.overruled:
-                laid.overruled.append(index)
-            behind.take(given[index], alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0)
-        last, part = index, box_of(edit.numpy())
-        plate, film, made = (p[part].astype(np.float32) for p in (behind.picture, behind.frame, picture_of(out[index])))
+@dataclass
+class _Laying:
+    """One clip at work. motions: {(from, to): the camera's}, found in one direction and used in the other as well."""
+
+    out: torch.Tensor
+    masks: torch.Tensor
+    source: torch.Tensor
+    scale: float
+    weight: Callable | None
+    sure: bool
+    laid: Laid
+    step: Callable[[], None]
+    motions: dict = field(default_factory=dict)
+
+    def follow(self, given, order) -> None:
+        """One direction of one shot. given: its keyframes, {frame index: [3,H,W]}."""
+        behind, margin, last = None, round(MARGIN * self.scale), None
+        for index in order:
+            self.step()
+            if not given:
+                continue
+            frame, own = as_bytes(self.source[index]), self.masks[index][None]
+            mask = with_missed(own, self.out[index][None], frame[None])
+            edit = alpha(mask, margin, 0)[0, 0] > 0
+            if behind is None:
+                behind = Behind(frame, edit, self.scale)
+            else:
+                behind.move(frame, edit, self._motion(behind, last, index, frame, edit))
+            if index in given:
+                if _disagree(behind, given[index], mask) and index not in self.laid.overruled:
+                    self.laid.overruled.append(index)
+                behind.take(given[index], alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0)
+            self._put(index, behind, edit, own, mask)
+            last = index
+
+    def _motion(self, behind, last, index, frame, edit):
+        """The camera's from the last frame to this one; its inverse is kept for the way back."""
+        if (last, index) not in self.motions:
+            self.motions[last, index] = motion = behind.motion_to(frame, edit)
+            self.motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
+        return self.motions[last, index]
+
+    def _put(self, index, behind, edit, own, mask) -> None:
+        """What is known into the frame, as far as it is believed."""
+        part = box_of(edit.numpy())
+        shown = behind.picture, behind.frame, picture_of(self.out[index])
+        plate, film, made = (picture[part].astype(np.float32) for picture in shown)
         believed = _believed(plate, film, made)
-        if sure:
+        if self.sure:
             believed = torch.maximum(believed, as_float(own[0, 0][part]))
         share = (behind.share() * edit)[part] * believed
-        if weight is not None:
-            share = share * weight(own)[0, 0][part]
+        if self.weight is not None:
+            share = share * self.weight(own)[0, 0][part]
         if share.any():
             mixed = torch.lerp(torch.from_numpy(made), torch.from_numpy(plate), share[..., None])
-            out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
+            self.out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
         size = mask.sum()
         if size:
-            laid.known[index] = torch.maximum(laid.known[index], (share * mask[0, 0][part]).sum() / size)
+            known = (share * mask[0, 0][part]).sum() / size
+            self.laid.known[index] = torch.maximum(self.laid.known[index], known)
 
 
 def _disagree(behind, keyframe, mask) -> bool:

@@ -8,10 +8,11 @@ from .frames import as_bytes, as_float
 from .mask_refine import close_holes, steady, upsample
 
 
-def finished(view, made, frames, shots, region, settings) -> tuple[torch.Tensor, torch.Tensor | None]:
+def finished(view, made, frames, shots, region, settings, step) -> tuple[torch.Tensor, torch.Tensor | None]:
     """(uint8 [T,3,H,W], uint8 mask [T,1,H,W] or None), a frame at a time, so that memory holds little beside them.
 
     view, made: of the clip, or of its region. frames: the source [T,3,H,W]. region: `crop.Crop` or None.
+    step() is called before every frame.
     """
     out = torch.empty(frames.shape, dtype=torch.uint8)
     has_mask = made.has_mask or view.given is not None
@@ -20,6 +21,7 @@ def finished(view, made, frames, shots, region, settings) -> tuple[torch.Tensor,
     if settings.refine:
         found = torch.cat([steady(found[start:stop]) for start, stop in shots])
     for index in range(len(frames)):
+        step()
         here = slice(index, index + 1)
         frame = as_bytes(view.fit.undo(as_float(made.frames[here])))
         mask = as_bytes(full_mask(view, found if made.has_mask else None, index, settings.refine)) if has_mask else None

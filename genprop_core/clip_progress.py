@@ -1,4 +1,4 @@
-"""How far a clip is: sampling steps done and to come, over all its windows."""
+"""How far a clip is: sampling steps done and to come, over all its windows, then the frames to finish."""
 
 
 class Counter:
@@ -40,3 +40,17 @@ class Halves:
         """Once more where the first ended, now as the whole."""
         if self.total:
             self.progress(self.total, self.total)
+
+
+class Steps:
+    """Called before every one of `total` steps, `end` after the last: progress(done, total) from 0 to the total."""
+
+    def __init__(self, progress, total: int):
+        self.progress, self.total, self.done = progress or (lambda done, total: None), total, 0
+
+    def __call__(self) -> None:
+        self.progress(self.done, self.total)
+        self.done += 1
+
+    def end(self) -> None:
+        self.progress(self.total, self.total)

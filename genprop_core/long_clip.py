@@ -15,7 +15,7 @@ import torch
 from . import clean_plate, colour
 from .clip_finish import finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
-from .clip_progress import Counter, Halves
+from .clip_progress import Counter, Halves, Steps
 from .clip_region import find_region
 from .compositing import FEATHER, GROW, alpha
 from .conditioning import hide
@@ -166,8 +166,13 @@ def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = Non
     return View(frames, fit, mask, settings.mask_mode), keyframes, shots
 
 
-def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=None, progress=None) -> ClipResult:
+def propagate_clip(
+    model: WindowModel, frames, keyframes, settings=None, mask=None, progress=None, finishing=None
+) -> ClipResult:
     """See the top of this file. T frames in, T frames out, at the source's size.
+
+    progress(done, total) counts sampling steps; after the last of them, finishing(done, total) counts the steps that
+    put the frames to the source's size, and lay the clean plate, on the CPU. What either raises stops the clip.
 
     Raises GenPropError, before any sampling, for keyframes, masks, windows and sizes that do not fit the clip.
     """
@@ -191,13 +196,17 @@ def propagate_clip(model: WindowModel, frames, keyframes, settings=None, mask=No
         keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
-    out, masks = finished(view, made, frames, shots, region, settings)
+    has_plate = settings.clean_plate and model.removes and (made.has_mask or mask is not None)
+    step = Steps(finishing, len(frames) * (3 if has_plate else 1))
+    out, masks = finished(view, made, frames, shots, region, settings, step)
     trust, overruled = made.confidence, []
-    if settings.clean_plate and model.removes and masks is not None:
+    if has_plate:
         weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
         sure = mask is not None and settings.mask_mode == "replace"
-        laid = clean_plate.lay(out, masks, frames, whole, shots, view.fit.source[0] / view.fit.inner[0], weight, sure)
+        scale = view.fit.source[0] / view.fit.inner[0]
+        laid = clean_plate.lay(out, masks, frames, whole, shots, scale, weight, sure, step)
         trust, overruled = 1 - (1 - trust) * (1 - laid.known), laid.overruled
+    step.end()
     left = untouched(shots, keyframes)
     for start, stop in left:
         out[start:stop] = as_bytes(frames[start:stop])

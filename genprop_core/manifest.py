@@ -168,7 +168,7 @@ def this_process() -> tuple[int, int, object]:
 def run_manifest(arguments, say=print) -> int:
     """Does this process's rows; returns 0, or 1 when some failed. Their reasons are said, and in error.txt."""
     from .clip_files import read_clip
-    from .propagate import Progress, check_writable, load_model, propagate_files, settings_of
+    from .propagate import check_writable, load_model, propagate_files, settings_of
 
     rows, (index, count, device) = read_manifest(arguments), this_process()
     check_writable(arguments.out)
@@ -183,7 +183,7 @@ def run_manifest(arguments, say=print) -> int:
             settings, files = settings_of(row.arguments), read_clip(row.arguments)
             check_writable(row.arguments.out)
             propagate_files(
-                model, files, settings, row.arguments, Progress(label), lambda text, n=label: say(f"{n}: {text}"),
+                model, files, settings, row.arguments, label, lambda text, n=label: say(f"{n}: {text}"),
                 {"row": row.digest},
             )  # fmt: skip
             (row.arguments.out / ERROR).unlink(missing_ok=True)

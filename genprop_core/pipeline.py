@@ -195,12 +195,15 @@ class GenProp:
 
     @torch.no_grad()
     def propagate_clip(
-        self, frames, keyframes, settings: PropagateSettings | None = None, mask=None, progress=None
+        self, frames, keyframes, settings: PropagateSettings | None = None, mask=None, progress=None, finishing=None
     ) -> ClipResult:
-        """Like `propagate`, for clips to keep: the result is uint8 at the source's size, after all of settings.clip."""
+        """Like `propagate`, for clips to keep: the result is uint8 at the source's size, after all of settings.clip.
+
+        finishing(done, total) counts what comes after the last UNet step: see `long_clip.propagate_clip`.
+        """
         settings = self.resolved(settings)
         check_clip(frames)
-        windows = HeadlessWindows(self, settings)
-        result = propagate_clip(windows, frames, keyframes, self._clip_settings(frames, settings), mask, progress)
+        windows, clip = HeadlessWindows(self, settings), self._clip_settings(frames, settings)
+        result = propagate_clip(windows, frames, keyframes, clip, mask, progress, finishing)
         result.seconds = windows.seconds
         return result

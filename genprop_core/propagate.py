@@ -68,15 +68,22 @@ def best_device() -> str:
 
 
 class Progress:
-    """One line that rewrites itself: share done and time left. Plain lines where the output is not a terminal."""
+    """One line that rewrites itself: share done and time left. Plain lines where the output is not a terminal.
 
-    def __init__(self, label, stream=None):
-        self.label, self.stream, self.start, self.last = label, stream or sys.stderr, time.monotonic(), 0.0
+    The time left is told from what passed since the line was made, or since nothing was done.
+    """
+
+    def __init__(self, label, of="steps", stream=None):
+        self.label, self.of, self.stream = label, of, stream or sys.stderr
+        self.start, self.last = time.monotonic(), 0.0
 
     def __call__(self, done, total):
         now = time.monotonic()
+        if not done:
+            self.start = now
+            return
         left = (now - self.start) / done * (total - done)
-        text = f"{self.label} {done:3d}/{total} steps, {left:.0f} s left"
+        text = f"{self.label} {done:3d}/{total} {self.of}, {left:.0f} s left"
         if self.stream.isatty():
             print(f"\r{text}   ", end="\n" if done == total else "", file=self.stream, flush=True)
         elif done == total or now - self.last > 5:
@@ -111,13 +118,14 @@ def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
     settings, files = settings_of(arguments), read_clip(arguments)
     check_writable(arguments.out)
-    propagate_files(load_model(arguments), files, settings, arguments, Progress("propagating"))
+    propagate_files(load_model(arguments), files, settings, arguments, "propagating")
 
 
-def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progress=None, say=print, facts=None):
+def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label=None, say=print, facts=None):
     """One clip from its files to the files in arguments.out; `say` gets what the user should read.
 
-    settings: PropagateSettings; facts: more to write into metrics.json.
+    settings: PropagateSettings; label: of the lines that tell how far it is, None for no such lines; facts: more
+    to write into metrics.json.
     """
     frames, out, settings = files.frames, arguments.out, model.resolved(settings)
     height, width = model.working_size(*frames.shape[-2:], settings)
@@ -127,7 +135,8 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, progr
     if (height, width) != tuple(frames.shape[-2:]):
         print(f"working at {width}x{height}, the source is {frames.shape[3]}x{frames.shape[2]}", file=sys.stderr)
     started = time.perf_counter()
-    result = model.propagate_clip(frames, files.keyframes, settings, files.mask, progress)
+    lines = () if label is None else (Progress(label), Progress(f"{label}: finishing", "passes over a frame"))
+    result = model.propagate_clip(frames, files.keyframes, settings, files.mask, *lines)
     seconds = time.perf_counter() - started
     results, floors = [], []
     if files.truth is not None:

@@ -1,4 +1,5 @@
 """The nodes for real clips: any number of keyframes, and any length and size by genprop_core's long-clip engine."""
+import comfy.model_management as mm
 import comfy.utils
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -141,12 +142,7 @@ class GenPropPropagate(io.ComfyNode):
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
             inner_keyframes=inner_keyframes, guide_later=guide_later, clean_plate=clean_plate,
         )  # fmt: skip
-        bar = comfy.utils.ProgressBar(1)
-
-        def progress(done, total):
-            bar.update_absolute(done, total, windows.preview)
-
-        made = propagate_clip(windows, clip.frames, keyframes, settings, mask, progress)
+        made = propagate_clip(windows, clip.frames, keyframes, settings, mask, bar(lambda: windows.preview), bar())
         video, image = ExecutionBlocker(NO_VIDEO), ExecutionBlocker(NO_IMAGE)
         if is_video:
             video = clip.video(made.frames)
@@ -159,6 +155,17 @@ class GenPropPropagate(io.ComfyNode):
         overlay = as_float(overlay_picture(clip.frames, made.mask, grow, feather, next(iter(keyframes))))[None]
         return io.NodeOutput(image, video, as_float(made.mask[:, 0]), report(made, clip), made.confidence.tolist(),
                              plot, overlay)  # fmt: skip
+
+
+def bar(preview=lambda: None):
+    """A function progress(done, total) that moves the node's bar, and stops the node when Cancel was pressed."""
+    bar = comfy.utils.ProgressBar(1)
+
+    def progress(done, total):
+        mm.throw_exception_if_processing_interrupted()  # which the bar leaves out when it moves by less than it shows
+        bar.update_absolute(done, total, preview())
+
+    return progress
 
 
 def report(made, clip: Clip) -> str:

@@ -49,9 +49,9 @@ class StandInPipeline:
     def working_size(self, height, width, settings):
         return SIZE, SIZE
 
-    def propagate_clip(self, frames, keyframes, settings, mask=None, progress=None):
+    def propagate_clip(self, frames, keyframes, settings, mask=None, *progress):
         self.seeds.append(settings.seed)
-        return propagate_clip(StandIn(**self.of_the_model), frames, keyframes, settings.clip, mask, progress)
+        return propagate_clip(StandIn(**self.of_the_model), frames, keyframes, settings.clip, mask, *progress)
 
 
 def red_mask(frames):

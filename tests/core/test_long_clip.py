@@ -213,6 +213,27 @@ def test_progress_counts_up_to_its_total():
     assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
 
 
+@pytest.mark.parametrize("plate", [False, True])
+def test_what_comes_after_sampling_is_counted_apart(plate):
+    frames, seen, settings, model = clip(20), [], replace(PLAIN, clean_plate=plate), StandIn()
+    model.removes = True
+    counts = [lambda *at, kind=kind: seen.append((kind, *at)) for kind in ("sampling", "finishing")]
+    given = {0: edited(frames)}
+    propagate_clip(model, frames, given, settings, None, *counts)
+    total = len(frames) * (3 if plate else 1)
+    first = [kind for kind, *_ in seen].index("finishing")
+    assert seen[first - 1][1] == seen[first - 1][2] and all(kind == "sampling" for kind, *_ in seen[:first])
+    assert seen[first:] == [("finishing", done, total) for done in range(total + 1)]
+    for stop in (1, total - 1):
+
+        def cancel(done, _, stop=stop):
+            if done == stop:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            propagate_clip(model, frames, given, settings, finishing=cancel)
+
+
 @pytest.mark.parametrize("small", [True, False])
 def test_progress_ends_at_its_total_whether_or_not_there_is_a_region(small):
     frames, seen = clip(20, 256, 256, moves=0), []

@@ -244,6 +244,30 @@ def check_propagate_cancel(pack):
     assert torch.equal(c.sampler(pack)[0], wanted)
 
 
+def check_propagate_cancel_while_the_plate_is_laid(pack):
+    """By the flag that the Cancel button sets, once the last step is done: the frame at work is the last."""
+    import comfy.model_management as mm
+    import comfy.utils
+
+    passes, seen = 3 * FRAMES, []
+
+    def hook(value, total, preview, node_id=None, **_):
+        seen.append((value, total))
+        if total == passes:
+            mm.interrupt_current_processing()
+
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        propagate(pack, clean_plate=True)
+        raise AssertionError("was not cancelled")
+    except mm.InterruptProcessingException:
+        pass
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
+        mm.interrupt_current_processing(False)
+    assert seen[-1] == (0, passes) and seen[-2][0] == seen[-2][1], "the bar was full, and starts once more"
+
+
 def check_propagate_refusals(pack):
     source = long_source(pack)
     c.refuses("frame 0, got two", keyframes, pack, 0, 3, 0)
