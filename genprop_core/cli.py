@@ -115,8 +115,8 @@ def _clip_arguments(parser):
         "--guide-later",
         choices=SWITCH,
         default="off",
-        help="guidance in windows that start from a made frame too: twice the time, and deeper colours window by "
-        "window (default: %(default)s)",
+        help="guidance in windows that start from a made frame too: steps of twice the time, and deeper colours "
+        "window by window (default: %(default)s)",
     )
     clip.add_argument(
         "--lossless",

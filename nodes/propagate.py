@@ -100,8 +100,8 @@ class GenPropPropagate(io.ComfyNode):
                                  tooltip="Show each frame of a window the nearest of its keyframes. For adapters that "
                                          "were trained with several keyframes a window."),
                 io.Boolean.Input("guide_later", default=ClipSettings.guide_later, optional=True,
-                                 tooltip="Guidance in windows that start from a made frame too: twice the time, and "
-                                         "deeper colours window by window."),
+                                 tooltip="Guidance in windows that start from a made frame too: steps of twice the "
+                                         "time, and deeper colours window by window."),
                 io.Boolean.Input("clean_plate", default=True, optional=True,
                                  tooltip="With the task remove: where what is behind is in sight in another frame, "
                                          "before or after, take it from there."),

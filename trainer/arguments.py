@@ -175,7 +175,10 @@ def build_parser() -> argparse.ArgumentParser:
         "--ramp_share", type=SHARE, default=0.25, help="share of the run over which these losses then rise"
     )
     group.add_argument(
-        "--selective", type=SHARE, default=1.0, help="what they rise to; 1 is the paper's weights, 0.06 the mini's"
+        "--selective",
+        type=SHARE,
+        default=1.0,
+        help="what they rise to; 1 is the paper's weights, the mini that ships had 0.4",
     )
     group.add_argument("--mask_loss", choices=["bce_dice", "bce", "mse"], default="bce_dice", help="mse is the paper's")
     group.add_argument(

@@ -68,7 +68,7 @@ def parse(argv=None):
     parser.add_argument("--clip-weights", metavar="DIR|NAME", help="a CLIP model on this machine, for CLIP-I and "
                         f"CLIP-T: its folder, or its name in Hugging Face's cache (default: {CLIP}, if it is there)")
     parser.add_argument("--workers", type=int, default=1, help="processes that share the clips (default: %(default)s)")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="torch device (default: %(default)s)")
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32")
     parser.add_argument("--seed", type=int, default=0, help="of the noise (default: %(default)s)")
     parser.add_argument("--steps", type=int, help="denoising (default: the base's, 25 for SVD and 2 for the mini)")

@@ -75,7 +75,7 @@ class LearnedMetrics:
         else:
             self._take_clip(folder)
         if not lpips_cache(lpips_net).is_file():
-            self.without["lpips"] = f"no weights at {lpips_cache(lpips_net)}"
+            self.without["lpips"] = f"{lpips_cache(lpips_net).name} is not in PyTorch's cache"
         elif find_spec("torchvision") is None:
             self.without["lpips"] = "torchvision is not installed"
         else:

@@ -30,7 +30,8 @@ def main(argv=None) -> int:
     parser.add_argument(
         "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters)"
     )
-    parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (stage adapters)")
+    parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (default: 0.06 in "
+                        "stage adapters, 0.25 in all)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="torch device to encode and train on (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="of a step: crops (vae: 16 by default) or clips (base: 4, "
