@@ -124,6 +124,7 @@ def loss_terms(
     if settings.handed_on:
         noise = random["perturbation"]  # another than the step's own, and drawn already
         condition = handed_on(unet, taps, adapters, condition, target, mask, noise, settings.injection_weight)
+        torch.clear_autocast_cache()  # up to torch 2.9 it keeps the weights cast without gradients for what follows
 
     def encode(source):
         return adapters.encode_and_select(source, condition.keyframe, condition.clip, condition.micro, condition.task)

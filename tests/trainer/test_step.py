@@ -100,3 +100,21 @@ def test_a_step_with_handed_on_keyframes_has_another_loss_and_trains():
     assert not totals[0].isclose(totals[1])
     totals[1].backward()
     assert any(layer.conv.weight.grad is not None for layer in adapters.injections[1:])
+
+
+def test_in_half_precision_a_handed_on_keyframe_leaves_every_weight_its_gradient():
+    """Autocast keeps the weights that it has cast. Those cast while the keyframe is made have no gradient."""
+    unet = tiny_unet()
+    adapters, c = GenPropAdapters.from_unet(unet), tiny_condition(1)
+    for layer in adapters.injections[1:]:
+        torch.nn.init.normal_(layer.conv.weight, std=0.05)
+    target, mask, trained = torch.randn(1, 4, 4, 8, 8), torch.ones(1, 4, 1, 8, 8), []
+    random = stack([draw(3, target.shape[1:], StepSettings())])
+    with attach(unet, adapters.config.num_blocks) as taps:
+        for handed in (False, True):
+            adapters.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16):
+                terms = loss_terms(unet, taps, adapters, c, target, mask, random, StepSettings(handed_on=handed))
+            terms["total"].backward()
+            trained.append({n for n, p in adapters.named_parameters() if p.grad is not None and p.grad.any()})
+    assert trained[0] == trained[1] and len(trained[0]) > 20
