@@ -31,7 +31,7 @@ class Clip:
     def of(cls, source) -> "Clip":
         """From an IMAGE or a VIDEO."""
         if isinstance(source, torch.Tensor):
-            return cls(channels_first(source))
+            return cls(channels_first(source).cpu())  # with --gpu-only it is elsewhere
         if isinstance(source, InputImpl.VideoFromFile) and not any(_trim(source)):
             path = source.get_stream_source()
             if isinstance(path, str):

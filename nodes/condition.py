@@ -44,7 +44,7 @@ class GenPropEncodeCondition(io.ComfyNode):
         height, width = encoding.working_size(*frames.shape[2:], height, width, adapters.size_multiple)
         frames, key = resize(frames, height, width), resize(key, height, width)
         if mask is not None:
-            frames = encoding.hide(frames, encoding.fit_mask(mask, len(frames), height, width), hide)
+            frames = encoding.hide(frames, encoding.fit_mask(mask, len(frames), height, width).to(frames), hide)
         told = Told(fps, motion_bucket, noise_augmentation)
         plan = encoding.passes(len(frames), keyframe_index)
         return io.NodeOutput(encoding.encode(adapters, clip_vision, vae, frames, key[0], plan, told, task, noise_seed))

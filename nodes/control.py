@@ -139,13 +139,16 @@ class GenPropControl(ControlBase):
         self.copy_to(c)
         return c
 
+    def __deepcopy__(self, memo):
+        """Itself: ComfyUI 0.3 copies all that a MODEL's options hold with every clone, adapters and features too, and
+        core would tell the copy nothing of the run."""
+        return self
+
     def deepclone_multigpu(self, load_device, autoregister=False):
-        c = self.copy()
-        patcher = self.adapters.patcher.deepclone_multigpu(load_device)
-        c.adapters = Adapters(self.adapters.file, patcher)
-        if autoregister:
-            self.multigpu_clones[load_device] = c
-        return c
+        raise GenPropError(
+            "Expected a MODEL on one GPU for GenProp, got one that is spread over several. Take the node that spreads "
+            "it out of the MODEL's way."
+        )
 
 
 def patch_model(model: ModelPatcher, controls) -> ModelPatcher:

@@ -13,6 +13,17 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32]
 CONV_IN = "diffusion_model.input_blocks.0.0.weight"
 
 
+class WholePatcher(ModelPatcher):
+    """Loads its model as a whole or not at all. Where memory is short, core leaves layers on the CPU and moves each to
+    the device when it is called; the adapters' plain layers cannot be moved so."""
+
+    def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        return super().partially_load(device_to, 1e32, force_patch_weights)  # core's own word for all of it
+
+    def partially_unload(self, *args, **kwargs):
+        return 0  # then core unloads all of it
+
+
 def compute_dtype(device) -> torch.dtype:
     """What ComfyUI would run a UNet in on this device."""
     stored = mm.unet_dtype(device=device, supported_dtypes=DTYPES)
@@ -26,7 +37,7 @@ def open_adapters(path) -> Adapters:
     device = mm.get_torch_device()
     file = load_adapters(path, compute_dtype(device))
     file.adapters.requires_grad_(False)
-    return Adapters(file, ModelPatcher(file.adapters, load_device=device, offload_device=mm.unet_offload_device()))
+    return Adapters(file, WholePatcher(file.adapters, load_device=device, offload_device=mm.unet_offload_device()))
 
 
 def check_model(model, adapters: Adapters) -> None:
@@ -40,7 +51,11 @@ def check_model(model, adapters: Adapters) -> None:
         )
     config = inner.model_config.unet_config
     widths = tuple(config["model_channels"] * m for m in config["channel_mult"])
-    adapters.file.check(Fingerprint.of(widths, _unpatched(model, CONV_IN)))
+    first = _unpatched(model, CONV_IN)
+    base = Fingerprint.of(widths, first)
+    if first.dtype not in (torch.float16, torch.float32):  # bf16 or fp8, rounded: nobody can tell whose
+        base = Fingerprint(widths, adapters.file.fingerprint.conv_in)
+    adapters.file.check(base)
     layers = config["num_res_blocks"]
     if any(n != adapters.base.layers_per_block for n in ([layers] if isinstance(layers, int) else layers)):
         raise GenPropError(

@@ -47,7 +47,7 @@ class GenPropKeyframes(io.ComfyNode):
             )
         if frame_index in dict(others):
             raise GenPropError(f"Expected one keyframe for frame {frame_index}, got two. Leave one out.")
-        return io.NodeOutput((*others, (frame_index, channels_first(image)[0])))
+        return io.NodeOutput((*others, (frame_index, channels_first(image)[0].cpu())))
 
 
 class GenPropPropagate(io.ComfyNode):
@@ -142,6 +142,7 @@ class GenPropPropagate(io.ComfyNode):
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
             inner_keyframes=inner_keyframes, guide_later=guide_later, clean_plate=clean_plate,
         )  # fmt: skip
+        mask = None if mask is None else mask.cpu()
         made = propagate_clip(windows, clip.frames, keyframes, settings, mask, bar(lambda: windows.preview), bar())
         video, image = ExecutionBlocker(NO_VIDEO), ExecutionBlocker(NO_IMAGE)
         if is_video:

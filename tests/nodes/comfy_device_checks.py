@@ -4,32 +4,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
 
-from comfy_clip_checks import propagate
-from comfy_shared import apply, condition, encode, ksampler, mini, reference, relative, sampler
+import torch
+from comfy_clip_checks import keyframes, long_source, propagate
+from comfy_shared import apply, clip, condition, encode, ksampler, mini, reference, relative, sampler
 
 MEMORY = 1 << 40
 
 
 @contextmanager
-def elsewhere(pack):
-    """Within, ComfyUI's device is one whose tensors do not mix with the CPU's; nothing is loaded before or after."""
+def elsewhere(pack, memory=MEMORY, state="NORMAL_VRAM"):
+    """Within, ComfyUI's device is one whose tensors do not mix with the CPU's; nothing is loaded before or after.
+
+    memory: bytes that are free on it, always.
+    """
     import comfy.model_management as mm
-    import torch
 
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from pretend_device import DEVICE, pretend_device
 
-    changes = {"get_torch_device": lambda: DEVICE, "get_free_memory": _memory,
-               "get_total_memory": lambda *a, **k: MEMORY, "vram_state": mm.VRAMState.NORMAL_VRAM}  # fmt: skip
+    def free(device=None, torch_free_too=False):
+        return (memory, memory) if torch_free_too else memory
+
+    changes = {"get_torch_device": lambda: DEVICE, "get_free_memory": free,
+               "get_total_memory": lambda *a, **k: MEMORY, "vram_state": mm.VRAMState[state]}  # fmt: skip
     mm.unload_all_models()
     with mock.patch.multiple(mm, **changes), pretend_device(same_parameters=False) as device:
         yield device
         with torch.inference_mode():  # as in a server
             mm.unload_all_models()
-
-
-def _memory(device=None, torch_free_too=False):
-    return (MEMORY, MEMORY) if torch_free_too else MEMORY
 
 
 def _forget():
@@ -40,8 +42,6 @@ def _forget():
 
 def check_every_node_on_another_device(pack):
     """Sampled by each route, the mask read in a pass of its own, decoded, and made window after window."""
-    import torch
-
     expected, mask = reference(pack, 2)
     wanted = propagate(pack, steps=1)
     with elsewhere(pack) as device:
@@ -63,3 +63,42 @@ def check_every_node_on_another_device(pack):
         assert relative(latent, expected) < 1e-3, relative(latent, expected)
     assert relative(features.probability, mask) < 1e-3
     assert (made[0] - wanted[0]).abs().mean() < 1e-3 and (made[2] - wanted[2]).abs().mean() < 1e-3
+
+
+def check_adapters_are_loaded_whole_where_memory_is_short(pack):
+    """Core leaves layers of the UNet on the CPU then, and casts them one by one; ours cannot be cast so."""
+    expected, mask = reference(pack, 2)
+    for memory, state in ((1 << 26, "NORMAL_VRAM"), (MEMORY, "NO_VRAM")):
+        with elsewhere(pack, memory, state) as device:
+            _forget()
+            try:
+                given = encode(pack)
+                samples, features = sampler(pack, mini(pack)["model"], given, steps=2)
+                places = {p.device for p in given.adapters.patcher.model.parameters()}
+            finally:
+                _forget()
+        assert places == {device}, (memory, state, places)
+        assert relative(samples, expected) < 1e-3 and relative(features.probability, mask) < 1e-3
+        assert {p.device.type for p in given.adapters.patcher.model.parameters()} == {"cpu"}, "and are unloaded whole"
+
+
+def check_pictures_that_lie_on_another_device(pack):
+    """As with --gpu-only, where VAE Decode and Load Image leave theirs there."""
+    source, given = long_source(pack), keyframes(pack, 0)
+    mask = torch.zeros(1, *source.shape[1:3])
+    mask[:, 30:66, 30:66] = 1
+    settings = {"steps": 1, "crop": "auto", "inner_keyframes": True, "mask_mode": "join"}
+    wanted = propagate(pack, source=source, given=given, mask=mask, **settings)
+    with elsewhere(pack) as device:
+        _forget()
+        try:
+            with torch.inference_mode():  # as in a server
+                picture = given[0][1].movedim(0, -1)[None].to(device)
+                away, of_clip, region = source.to(device), clip(pack)[0].to(device), mask.to(device)
+            given = pack.run("GenPropKeyframes", image=picture, frame_index=0)[0]
+            made = propagate(pack, mini(pack)["model"], source=away, given=given, mask=region, **settings)
+            hidden = encode(pack, source=of_clip, mask=mask)
+        finally:
+            _forget()
+    assert (made[0] - wanted[0]).abs().mean() < 1e-3 and (made[2] - wanted[2]).abs().mean() < 1e-3
+    assert torch.is_tensor(hidden.segments[0].condition.source)

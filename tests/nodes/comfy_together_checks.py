@@ -1,5 +1,6 @@
 """GenProp's control inside ComfyUI: beside LoRAs, other controls, compilation and context windows; in both forms."""
 
+import comfy_shared
 import torch
 from comfy_shared import SCALING, SEED, STEPS, apply, clip, condition, encode, ksampler, mini, relative, sampler
 
@@ -108,6 +109,22 @@ def check_context_window(pack):
         assert a is None or torch.equal(torch.cat([a[1:5]] * 2), b)
     a, b = first  # the empty branch, which has no keyframe, is not shown the source
     assert a.any() and torch.equal(torch.cat([torch.zeros_like(a[1:5]), a[1:5]]), b)
+
+
+def check_a_clone_keeps_the_control(pack):
+    """Nodes behind GenProp Apply clone its MODEL: what the guidance asks has to be the control that core runs."""
+    patched, positive, *rest = apply(pack, end_percent=0.5)
+    clone = patched.clone().clone()
+    control = positive[0][1]["control"]
+    (function,) = clone.model_options["sampler_post_cfg_function"]
+    assert function.__self__ is control
+    plain = ksampler(pack, patched, positive, *rest, low=None)
+    assert torch.equal(ksampler(pack, clone, positive, *rest, low=None), plain)
+
+
+def check_several_gpus_are_refused(pack):
+    control = apply(pack)[1][0][1]["control"]
+    comfy_shared.refuses("MODEL on one GPU .* Take the node", control.deepclone_multigpu, "cuda:1")
 
 
 def check_fresh_tensors_every_call(pack):
