@@ -166,7 +166,10 @@ def this_process() -> tuple[int, int, object]:
 
 
 def run_manifest(arguments, say=print) -> int:
-    """Does this process's rows; returns 0, or 1 when some failed. Their reasons are said, and in error.txt."""
+    """Does this process's rows; returns 0, or 1 when some failed. Their reasons are said, and in error.txt.
+
+    Of several processes it is always 0: `accelerate launch` stops all of them as soon as one ends otherwise.
+    """
     from .clip_files import read_clip
     from .propagate import check_writable, load_model, propagate_files, settings_of
 
@@ -197,7 +200,7 @@ def run_manifest(arguments, say=print) -> int:
     say(f"{part}{len(todo) - len(failed)} done, {len(mine) - len(todo)} were done already, {len(failed)} failed")
     for label, reason in failed:
         say(f"failed: {label}: {reason}")
-    return 1 if failed else 0
+    return 1 if failed and count == 1 else 0
 
 
 def _note(folder: Path, reason: str) -> None:

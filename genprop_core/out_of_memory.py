@@ -27,6 +27,14 @@ HELPS = {  # what is being done -> the settings that lower its need, the least h
 }
 
 
+class OutOfMemory(GenPropError):
+    """problem: what ran out where, without the advice, which is that of the command line."""
+
+    def __init__(self, problem: str, advice: str):
+        super().__init__(f"{problem} {advice}")
+        self.problem = problem
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on any device."""
     return isinstance(error, _KINDS) or (isinstance(error, RuntimeError) and bool(_WORDS.search(str(error))))
@@ -34,7 +42,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def explained(doing: str, what: str, in_use: Collection[str] = ()):
-    """Within, running out of memory raises a GenPropError of one line; every other error passes.
+    """Within, running out of memory raises OutOfMemory, of one line; every other error passes.
 
     doing: a key of HELPS. what: what needs the memory, for the message. in_use: keys of SETTINGS that are set already
     or cannot help, and so are not named.
@@ -48,4 +56,5 @@ def explained(doing: str, what: str, in_use: Collection[str] = ()):
         reason = next((s for s in sentences if _WORDS.search(s)), sentences[0]).strip(". ")
         helps = [SETTINGS[name] for name in HELPS[doing] if name not in in_use]
         advice = f"Use {', or '.join(helps)}" if helps else "Use a device with more memory"
-        raise GenPropError(f"Expected enough memory for {doing} {what}, but it ran out ({reason}). {advice}.") from None
+        problem = f"Expected enough memory for {doing} {what}, but it ran out ({reason})."
+        raise OutOfMemory(problem, f"{advice}.") from None

@@ -12,6 +12,8 @@ from .errors import GenPropError
 # libswscale's bicubic | accurate_rnd | full_chroma_int. Its default rounds down: a clip read and written once would
 # lose 1/255 of brightness, and its chroma would be blocky. Plain numbers, as older PyAV cannot combine its flags.
 CONVERSION = 0x4 | 0x40000 | 0x2000
+HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as ITU-T H.273 counts them
+TO_SDR = "zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p"
 
 
 @contextmanager
@@ -71,13 +73,18 @@ class _Tally:
 def decode(path):
     """Yields every frame (av.VideoFrame) of a file's first video track.
 
-    Raises GenPropError where a packet or frame is damaged, and at the end when less came than the file declares.
+    Raises GenPropError for a video in high dynamic range, whose numbers are no colours as pictures have them, where a
+    packet or frame is damaged, and at the end when less came than the file declares.
     """
     with open_media(path) as container:
         if not container.streams.video:
             raise GenPropError(f"Expected at least 2 frames, but {path} has none (no video track). "
                                "Give a video; if it should be one, it is truncated: copy or export it again.")
         stream = container.streams.video[0]
+        if stream.codec_context.color_trc in HDR:
+            kind = HDR[stream.codec_context.color_trc]
+            raise GenPropError(f"Expected a video in standard dynamic range, but {path} is HDR ({kind}): its colours "
+                               f'would come out flat. Convert it first, for example: ffmpeg -i IN -vf "{TO_SDR}" OUT.')
         # Never frame threads ("AUTO"): they decode ahead, and one that reports damage while Python frees the decoder
         # waits for Python for ever.
         stream.thread_type = "SLICE"

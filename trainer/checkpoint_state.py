@@ -6,6 +6,7 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
     adapters.safetensors the EMA weights as an adapter file for the nodes and `propagate`
 
 A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
+A run that goes on from an older checkpoint sets the later ones aside, as `checkpoints.beyond-1`.
 """
 
 import json
@@ -38,10 +39,44 @@ class Checkpoints:
         """The finished checkpoints, oldest first."""
         return _steps(self.folder)
 
-    def _set_aside(self) -> list[Path]:
-        """The folders that `set_aside` has made, oldest first."""
-        made = {p: re.fullmatch(r"checkpoints\.before-(\d+)", p.name) for p in self.output.glob("checkpoints.before-*")}
+    def _set_aside(self, kind: str) -> list[Path]:
+        """The folders that `set_aside` ("before") or `leave_behind` ("beyond") has made, oldest first."""
+        made = {p: re.fullmatch(rf"checkpoints\.{kind}-(\d+)", p.name) for p in self.output.glob("checkpoints.*")}
         return sorted((p for p in made if made[p]), key=lambda p: int(made[p][1]))
+
+    def _next_aside(self, kind: str) -> Path:
+        earlier = self._set_aside(kind)
+        number = 1 + (int(earlier[-1].name.rsplit("-", 1)[1]) if earlier else 0)
+        return self.output / f"checkpoints.{kind}-{number}"
+
+    def leave_behind(self, found: Path, step: int):
+        """Sets aside the checkpoints after `step`, at which a run goes on from `found`: `latest` would take them up
+        again, and `save` would remove the new ones as older. `found` itself is copied in where it lies elsewhere. Does
+        nothing where there are none.
+
+        Raises GenPropError when they cannot be renamed, or the copy cannot be written.
+        """
+        later = [p for p in self.all() if int(re.match(r"step_(\d+)", p.name)[1]) > step]
+        if not later:
+            return
+        rows, target, making = self.output / "log.jsonl", self._next_aside("beyond"), self.folder / ".making-copy"
+        here = self.folder / f"step_{step:08d}"
+        try:
+            self._clear()
+            if not here.exists():
+                shutil.copytree(found, making)
+                os.replace(making, here)
+            target.mkdir()
+            if rows.exists():
+                shutil.copyfile(rows, target / rows.name)
+            for path in later:
+                os.replace(path, target / path.name)
+        except OSError as error:
+            raise GenPropError(
+                f"Expected to set the checkpoints after step {step} aside in {target}, but that cannot be done "
+                f"({error.strerror}). Close what has their files open, or choose another --output_dir."
+            ) from None
+        log.info("The checkpoints after step %d are now in %s, with log.jsonl as it was.", step, target)
 
     def set_aside(self):
         """Renames the folder of an earlier run's checkpoints, with its log in it: a new run, whose steps are lower,
@@ -51,9 +86,7 @@ class Checkpoints:
         """
         if not self.all():
             return
-        earlier, rows = self._set_aside(), self.output / "log.jsonl"
-        number = 1 + (int(earlier[-1].name.rsplit("-", 1)[1]) if earlier else 0)
-        target = self.output / f"checkpoints.before-{number}"
+        rows, target = self.output / "log.jsonl", self._next_aside("before")
         try:
             if rows.exists():
                 os.replace(rows, self.folder / rows.name)
@@ -79,8 +112,8 @@ class Checkpoints:
             path = Path(resume)
             _check(path)
             return path
-        if not existing and self._set_aside():  # killed after it had set a run aside and before its first checkpoint
-            existing = _steps(self._set_aside()[-1])
+        if not existing and self._set_aside("before"):  # killed before a new run's first checkpoint
+            existing = _steps(self._set_aside("before")[-1])
         for path in reversed(existing):
             try:
                 _check(path)

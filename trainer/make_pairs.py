@@ -99,14 +99,12 @@ def make_pair(index: int, clips: list[Clip], settings: PairSettings) -> tuple[Ed
 
 
 def write_pair(index: int, clips: list[Clip], settings: PairSettings, out: Path):
-    """Writes a pair's three videos; those that are there stay."""
+    """Writes a pair's three videos, over those that a stopped run may have left: they may be of another drawing."""
     name = pair_name(index, settings.seed)
     edit, clip = make_pair(index, clips, settings)
     mask = np.repeat(edit.mask[..., None].astype(np.uint8) * 255, 3, axis=-1)
     for part, frames in (("mask", mask), ("target", edit.target), ("source", edit.source)):
-        path = out / FOLDERS[part] / f"{name}.mp4"
-        if not path.exists():
-            write_video(path, frames, clip.fps, crf=8)
+        write_video(out / FOLDERS[part] / f"{name}.mp4", frames, clip.fps, crf=8)
 
 
 def is_done(index: int, seed: int, out: Path) -> bool:

@@ -1,8 +1,10 @@
 """What a run starts with: Accelerate as its settings ask for it, the encoder, its clips and the adapters."""
 
+from datetime import timedelta
+
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, gather_object
+from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_object
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import load_adapters
@@ -15,6 +17,8 @@ from .latent_cache import LatentCache, without_cache
 from .logs import Live, check_tracker
 from .windows import check_sizes
 
+PATIENCE = timedelta(hours=12)  # that one process waits for another, which may have longer clips to encode
+
 
 def make_accelerator(args) -> Accelerator:
     check_tracker(args.tracker)
@@ -24,6 +28,7 @@ def make_accelerator(args) -> Accelerator:
             gradient_accumulation_steps=args.gradient_accumulation_steps,
             log_with=None if args.tracker == "none" else args.tracker,
             project_dir=args.output_dir,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
         )
     except ValueError as error:  # a precision that the device cannot do
         raise GenPropError(f"{error} Choose another --mixed_precision.") from None

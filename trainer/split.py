@@ -74,7 +74,8 @@ def _move_tasks(train: Path, val: Path, names: set[str]):
     ):
         if moved:
             with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, ["name", "task"], extrasaction="ignore")
+                columns = dict.fromkeys(["name", "task"]) | dict.fromkeys(key for row in kept for key in row)
+                writer = csv.DictWriter(file, list(columns), restval="")
                 writer.writeheader()
                 writer.writerows(kept)
 

@@ -105,10 +105,11 @@ def run(args):
         state_tensors.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
-    if args.reset_optimizer:
-        accelerator.wait_for_everyone()  # all have read the checkpoint
-        if accelerator.is_main_process:
-            checkpoints.set_aside()
+    accelerator.wait_for_everyone()  # all have read the checkpoint
+    if args.reset_optimizer and accelerator.is_main_process:
+        checkpoints.set_aside()
+    elif found is not None and accelerator.is_main_process:
+        checkpoints.leave_behind(found, step)
 
     def averaged() -> GenPropAdapters:
         """The EMA weights as adapters of their own."""
@@ -141,9 +142,7 @@ def run(args):
     logs = RunLog(accelerator, args, identity, step, total)
     if found is None or args.reset_optimizer:
         save()  # from here on there is always a checkpoint, and a full disk is known at once
-    elif (
-        validator and due(args.val_interval, step) and not (validator.folder(epoch_of(step)) / "metrics.json").exists()
-    ):
+    elif validator and due(args.val_interval, step) and not validator.is_done(epoch_of(step), step, averaged()):
         validate(epoch_of(step))  # it was killed while it was validating
 
     # the loop

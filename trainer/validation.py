@@ -10,7 +10,9 @@ from accelerate.utils import gather_object
 from genprop_core import evaluation
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import AdapterFile, digest_of
+from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
+from genprop_core.out_of_memory import OutOfMemory
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.report import comparison
 from genprop_core.sampler import SamplerSettings
@@ -19,6 +21,10 @@ from genprop_core.video_io import probe, write_image, write_video
 from .dataset import Triple, check_triple, read_window, working_size
 
 FAST_CLIPS, FAST_STEPS = 4, 8
+LEAVE_OUT = (
+    "That was in validation. Go on without it by --val_interval 0 --resume_from_checkpoint latest; trainer.evaluate "
+    "scores the adapters afterwards, on any device."
+)
 SHEET_CLIPS = 8
 
 
@@ -39,6 +45,14 @@ class Validator:
     def folder(self, epoch: int) -> Path:
         return Path(self.args.val_out_dir) / f"epoch_{epoch}"
 
+    def is_done(self, epoch: int, step: int, adapters: GenPropAdapters) -> bool:
+        """Whether epoch_N holds the whole validation of these adapters at this step, not that of another run."""
+        file = self.folder(epoch) / "metrics.json"
+        if not file.exists():
+            return False
+        found = json.loads(file.read_text(encoding="utf-8"))
+        return (found.get("step"), found.get("checkpoint")) == (step, digest_of(adapters))
+
     def settings(self, index: int, size) -> PropagateSettings:
         steps = FAST_STEPS if self.args.fast_validation else self.args.num_inference_steps
         sampler = SamplerSettings(steps, 1.0, self.args.guidance_scale, self.args.injection_weight, sigma_min=None)
@@ -55,11 +69,16 @@ class Validator:
         out, acc = self.folder(epoch), self.accelerator
         digest = digest_of(adapters)
         file = AdapterFile(adapters.eval(), self.base.fingerprint(), {}, f"step {step}", digest)
+        if acc.is_main_process:
+            (out / "metrics.json").unlink(missing_ok=True)
         model = GenProp(self.base, file, acc.device)
         mine = list(range(len(self.triples)))[acc.process_index :: acc.num_processes]
         made = []
         for done, index in enumerate(mine, 1):
-            made.append(self._sample(model, index, out))
+            try:
+                made.append(self._sample(model, index, out))
+            except OutOfMemory as error:
+                raise GenPropError(f"{error.problem} {LEAVE_OUT}") from None
             if progress is not None:
                 progress(done, len(mine))
         rows = sorted(gather_object(made), key=lambda row: row["index"])

@@ -109,6 +109,9 @@ def test_every_process_does_its_share(folder, pipeline, monkeypatch):
         assert run(folder, "clips.csv", table) == 0
         done.append(list(pipeline.seeds))
     assert done == [[0, 3], [1, 4], [2]]
+    monkeypatch.setattr(manifest, "this_process", lambda: (1, 2, "cpu"))  # one that failed would stop all the others
+    assert run(folder, "clips.csv", table.replace("a.mp4,k0.png,r1", "gone.mp4,k0.png,s1")) == 0
+    assert (folder / "out" / "s1" / "error.txt").exists()
 
 
 def test_processes_are_numbered_by_accelerate(tmp_path):

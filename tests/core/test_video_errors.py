@@ -116,3 +116,12 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         write_video(tmp_path / "out.avi", clip(2), 24)
     with pytest.raises(GenPropError, match=r"ending in .* for an image, got .*out\.tga"):
         write_image(tmp_path / "out.tga", clip(1)[0])
+
+
+@pytest.mark.parametrize("transfer, kind", [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])
+def test_high_dynamic_range_is_refused_with_what_to_do(tmp_path, transfer, kind):
+    path, options = tmp_path / "hdr.mp4", {"x264-params": f"transfer={transfer}"}
+    encode(path, "libx264", "yuv420p10le", clip(3), options=options)
+    for read in (read_video, probe):
+        with pytest.raises(GenPropError, match=rf"hdr\.mp4 is HDR \({kind}\).*ffmpeg -i IN -vf .*tonemap"):
+            read(path)

@@ -98,6 +98,8 @@ def test_the_same_pairs_for_any_workers_resumed_and_ready_for_training(videos, t
     # another machine's share first, then a worker process for the rest, two of which were lost in between
     module.make_pairs(videos, two, 6, SETTINGS, share=(1, 2))
     (two / "masks" / f"{module.pair_name(3, 1)}.mp4").unlink()
+    targets = two / module.FOLDERS["target"]  # and of one a part of other clips, from a run that was stopped
+    (targets / f"{module.pair_name(0, 1)}.mp4").write_bytes((targets / f"{module.pair_name(1, 1)}.mp4").read_bytes())
     done = []
     module.make_pairs(videos, two, 6, SETTINGS, workers=1, progress=lambda *p: done.append(p))
     assert done == [(i, 4) for i in range(1, 5)]

@@ -44,6 +44,17 @@ def test_moves_whole_triples_once(folders, capsys):
     assert split(train, val, 5, 7) != [] and len(names(val)[0]) == 5
 
 
+def test_other_columns_of_the_table_move_with_their_clips(folders):
+    train, val = folders
+    (train / "tasks.csv").write_text("name,task,note\n" + "".join(f"clip{i},edit,note {i}\n" for i in range(8)))
+    moved = split(train, val, 3, 7)
+    for folder, count in ((train, 5), (val, 3)):
+        head, *rows = (folder / "tasks.csv").read_text().splitlines()
+        assert head == "name,task,note" and len(rows) == count
+        assert all(row == f"clip{row[4]},edit,note {row[4]}" for row in rows)
+    assert len(moved) == 3
+
+
 @pytest.mark.parametrize("moves", range(10))
 def test_killed_after_any_move_it_is_finished_by_the_next_run(folders, monkeypatch, moves):
     train, val = folders

@@ -145,6 +145,72 @@ def test_a_new_run_in_the_folder_of_an_earlier_one_sets_that_aside(train, tmp_pa
     assert Checkpoints(out, 1).find("latest") == out / "checkpoints" / "step_00000002"
 
 
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(train, tmp_path, elsewhere, monkeypatch):
+    from trainer.checkpoint_state import Checkpoints
+
+    save = Checkpoints.save
+
+    def killed(self, step, *rest):
+        save(self, step, *rest)
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    train(max_steps=4, save_steps=1, keep=4)
+    older = out / "checkpoints" / "step_00000002"
+    if elsewhere:
+        older = older.rename(tmp_path / "kept")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # before it comes to where the other was
+        patch.setattr(Checkpoints, "save", killed)
+        train(max_steps=6, keep=1, resume_from_checkpoint=older, save_steps=3)
+    beyond = out / "checkpoints.beyond-1"
+    assert sorted(p.name for p in beyond.iterdir()) == ["log.jsonl", "step_00000003", "step_00000004"]
+    assert [row["step"] for row in read_log(beyond / "log.jsonl") if "lr" in row] == [1, 2, 3, 4]
+    assert Checkpoints(out, 1).find("latest").name == "step_00000003"
+    train(max_steps=6, keep=1, resume_from_checkpoint="latest")
+    assert [row["step"] for row in read_log(out / "log.jsonl") if "lr" in row] == [1, 2, 3, 4, 5, 6]
+    assert not (out / "checkpoints.beyond-2").exists()
+
+
+def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
+    """Killed in the second of two validations of one epoch, where the first one's metrics lie."""
+    from trainer.validation import Validator
+
+    sample, file = Validator._sample, tmp_path / "val" / "epoch_1" / "metrics.json"
+    train(max_steps=4, val_interval=1)
+    assert json.loads(file.read_text())["step"] == 4
+    earlier = file.read_text()
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Validator, "_sample", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(max_steps=5, val_interval=1, resume_from_checkpoint="latest")
+    assert not file.exists(), "it is not left beside the videos of others"
+    file.write_text(earlier)
+    monkeypatch.setattr(Validator, "_sample", sample)
+    train(max_steps=5, val_interval=1, resume_from_checkpoint="latest")
+    assert json.loads(file.read_text())["step"] == 5
+    before = file.stat().st_mtime_ns
+    train(max_steps=5, val_interval=1, resume_from_checkpoint="latest")
+    assert file.stat().st_mtime_ns == before, "done is done"
+
+
+def test_validation_that_runs_out_of_memory_names_the_trainers_settings(train, monkeypatch):
+    import torch
+
+    from genprop_core.errors import GenPropError
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr("genprop_core.headless_windows.cond.decode_latents", fail)
+    with pytest.raises(GenPropError, match=r"decoding 4 frames .* Go on without it by --val_interval 0") as caught:
+        train(max_steps=1, val_interval=1)
+    assert "--decode-chunk" not in str(caught.value)
+
+
 def test_starting_from_an_adapter_file(train, tmp_path):
     from genprop_core.errors import GenPropError
 
