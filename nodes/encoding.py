@@ -1,14 +1,17 @@
 """From pictures to a GENPROP_CONDITION, with ComfyUI's VAE and CLIP image encoder and genprop_core's formulas."""
+import math
+
 import comfy.model_management as mm
 import torch
 
 from ..genprop_core import conditioning as cond
 from ..genprop_core.errors import GenPropError
-from ..genprop_core.pipeline import check_aspect
+from ..genprop_core.pipeline import check_aspect, nearest_size
 from ..genprop_core.sampler import SourceFeatures, source_features
 from .sockets import Adapters, EncodedCondition, Segment, Told
 
 HIDE = ("black out", "blur")
+SQUEEZE = 0.1  # of the aspect ratio: more of it is seen
 
 
 def channels_first(image: torch.Tensor) -> torch.Tensor:
@@ -17,7 +20,12 @@ def channels_first(image: torch.Tensor) -> torch.Tensor:
 
 
 def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[int, int]:
-    """(height, width) to work at; 0 means the source's, rounded to the multiple the base needs."""
+    """(height, width) to work at, in the multiples that the base needs. 0 means the source's own; with one of the two
+    given, what keeps the source's aspect."""
+    if wanted_height and not wanted_width:
+        width = width * wanted_height / height
+    elif wanted_width and not wanted_height:
+        height = height * wanted_width / width
     out = []
     for name, own, wanted in (("height", height, wanted_height), ("width", width, wanted_width)):
         if wanted % multiple:
@@ -26,6 +34,16 @@ def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[
                                f"Use {near}, or 0 for the source's.")  # fmt: skip
         out.append(wanted or max(multiple, round(own / multiple) * multiple))
     return tuple(out)
+
+
+def check_squeeze(height, width, wanted, multiple) -> None:
+    """Raises GenPropError where frames of height x width would come to `wanted` (height, width) visibly squeezed."""
+    if abs(math.log(wanted[0] / wanted[1] * width / height)) > SQUEEZE:
+        near = nearest_size(height / width, wanted[0] * wanted[1], multiple)
+        raise GenPropError(
+            f"Expected a width and height of about the source's aspect ratio ({width}x{height}), got "
+            f"{wanted[1]}x{wanted[0]}: the picture would be squeezed. Use {near[1]}x{near[0]}."
+        )
 
 
 def check_pictures(source, keyframe, index, mask) -> None:
@@ -81,14 +99,18 @@ def vae_latents(vae, frames) -> torch.Tensor:
     return latents.float()
 
 
-def clip_embedding(clip_vision, picture, width) -> torch.Tensor:
-    """[1,3,H,W] in [0,1] -> [1,1,width]. The pixels are SVD's own formula, without ComfyUI's centre crop."""
+def clip_embedding(clip_vision, picture, adapters: Adapters) -> torch.Tensor:
+    """[1,3,H,W] in [0,1] -> [1,1,C]. The pixels are SVD's own formula, without ComfyUI's centre crop."""
     mm.load_models_gpu([clip_vision.patcher])
     pixels = cond.clip_pixels(picture * 2 - 1).to(clip_vision.load_device)
     embedding = clip_vision.model(pixel_values=pixels, intermediate_output=-2)[2][:, None]
-    if embedding.shape[-1] != width:
-        raise GenPropError(f"Expected a CLIP_VISION with {width} numbers a picture for these adapters, got "
-                           f"{embedding.shape[-1]}. Connect the one that belongs to the MODEL.")  # fmt: skip
+    wanted = adapters.base.cross_attention_dim
+    if embedding.shape[-1] != wanted:
+        raise GenPropError(
+            f"Expected a CLIP_VISION with {wanted} numbers a picture for the adapters in {adapters.file.path}, got "
+            f"{embedding.shape[-1]}. Choose adapters made for this MODEL in GenProp Load Adapters, or connect the "
+            "CLIP_VISION of theirs."
+        )
     return embedding.float().to(mm.intermediate_device())
 
 
@@ -120,7 +142,7 @@ def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: T
     """
     task = adapters.file.adapters.task_index(task)
     keyframe, of_frame = cond.distinct(keyframe, len(frames))
-    clip = clip_embedding(clip_vision, keyframe[:1], adapters.base.cross_attention_dim)
+    clip = clip_embedding(clip_vision, keyframe[:1], adapters)
     noisy = cond.augment_keyframe(keyframe * 2 - 1, told.noise_augmentation, seed) / 2 + 0.5
     image = vae_latents(vae, noisy)[of_frame]
     latents = vae_latents(vae, frames) * cond.SCALING

@@ -27,7 +27,8 @@ def _adapters_path(name):
     if name == BUNDLED:
         return assets.MINI_ADAPTERS
     found = folder_paths.get_full_path(MODELS_FOLDER, name)
-    return found or os.path.join(folder_paths.get_folder_paths(MODELS_FOLDER)[0], name)
+    inside = os.path.relpath(os.path.join("/", name), "/")  # as core does: no name leads out of the folder
+    return found or os.path.join(folder_paths.get_folder_paths(MODELS_FOLDER)[0], inside)
 
 
 class GenPropLoadAdapters(io.ComfyNode):

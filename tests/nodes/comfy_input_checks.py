@@ -55,7 +55,8 @@ def check_adapters_that_do_not_fit_are_refused(pack):
     adapters = pack.own("memory").open_adapters(pack.folder / "other_width.safetensors")
     refuses(r"widths \[32, 64, 64\], this base has \[64, 64, 128\]", pack.own("memory").check_model,
             mini(pack)["model"], adapters)  # fmt: skip
-    refuses(r"CLIP_VISION with 32 numbers .* got 64", encode, pack, adapters=adapters)
+    refuses(r"CLIP_VISION with 32 numbers .*other_width\.safetensors, got 64\. Choose adapters", encode, pack,
+            adapters=adapters)  # fmt: skip
     records = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -131,3 +132,23 @@ def check_workflows_save_the_defaults(pack):
                     next(values, None)
             assert not changed, (file.stem, node["type"], changed)
             assert next(values, None) is None, (file.stem, node["type"])
+
+
+def check_the_size_follows_the_sources_aspect(pack):
+    size = pack.own("encoding").working_size
+    assert size(1080, 1920, 0, 1024, 64) == (576, 1024) and size(1080, 1920, 576, 0, 64) == (576, 1024)
+    assert size(1080, 1920, 0, 0, 64) == (1088, 1920) and size(1080, 1920, 512, 512, 64) == (512, 512)
+    refuses(r"aspect ratio \(128x128\), got 256x128: .* squeezed\. Use 192x192\.", encode, pack, width=256, height=128)
+    assert encode(pack, width=96).segments[0].condition.source.shape[-2:] == (12, 12)
+
+
+def check_a_name_does_not_lead_out_of_the_adapters_folder(pack):
+    outside = pack.folder / "adapters.safetensors"
+    for name in (str(outside), f"../../{outside.name}", f"../../../../../../../..{outside}"):
+        refuses("there is none", pack.run, "GenPropLoadAdapters", adapters_name=name)
+
+
+def check_a_keyframe_that_lies_the_other_way_is_told_so(pack):
+    tall = torch.zeros(1, 96, 64, 3)
+    refuses(r"\(96x64\), got 64x96\. .* it is stored turned: export it again", encode, pack,
+            source=torch.zeros(8, 64, 96, 3), keyframe=tall)  # fmt: skip
