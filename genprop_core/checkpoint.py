@@ -114,7 +114,7 @@ def load_adapters(path, dtype: torch.dtype = torch.float32) -> AdapterFile:
         for key in sorted(found):
             tensor = file.get_tensor(key)
             digest.update(_bytes(tensor))
-            state[key] = tensor.to(dtype)
+            state[key] = tensor.to(dtype, copy=True)  # not mapped: see `files.load_tensors`
     adapters.load_state_dict(state, assign=True)
     adapters.sce.requires_grad_(True)
     adapters.sce.freeze_dead()

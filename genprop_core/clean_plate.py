@@ -14,7 +14,7 @@ import torch
 
 from .anchor import with_missed
 from .behind import WRONG, Behind, box_of
-from .clip_input import at_size
+from .clip_input import as_sharp_as, at_size
 from .compositing import THRESHOLD, alpha
 from .confidence import MARGIN
 from .frames import as_bytes, as_float
@@ -43,7 +43,7 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, s
     laid = Laid(torch.zeros(len(out)))
     laying = _Laying(out, masks, source, scale, weight, sure, laid, step or (lambda: None))
     for start, stop in shots:
-        given = {k: at_size(f, source)[0] for k, f in keyframes.items() if start <= k < stop}
+        given = {k: f for k, f in keyframes.items() if start <= k < stop}
         orders = [range(start, stop), range(stop - 1, start - 1, -1)]
         if given and max(given) - start > stop - 1 - min(given):
             orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
@@ -67,7 +67,7 @@ class _Laying:
     motions: dict = field(default_factory=dict)
 
     def follow(self, given, order) -> None:
-        """One direction of one shot. given: its keyframes, {frame index: [3,H,W]}."""
+        """One direction of one shot. given: its keyframes, {frame index: [3,h,w]}."""
         behind, margin, last = None, round(MARGIN * self.scale), None
         for index in order:
             self.step()
@@ -81,9 +81,11 @@ class _Laying:
             else:
                 behind.move(frame, edit, self._motion(behind, last, index, frame, edit))
             if index in given:
-                if _disagree(behind, given[index], mask) and index not in self.laid.overruled:
+                keyframe = at_size(given[index], self.source)[0]
+                if _disagree(behind, keyframe, mask) and index not in self.laid.overruled:
                     self.laid.overruled.append(index)
-                behind.take(given[index], alpha(edited(frame, given[index]).float()[None, None], margin, 0)[0, 0] > 0)
+                differs = edited(as_sharp_as(given[index], frame), keyframe)
+                behind.take(keyframe, alpha(differs.float()[None, None], margin, 0)[0, 0] > 0)
             self._put(index, behind, edit, own, mask)
             last = index
 

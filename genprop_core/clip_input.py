@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from .colour import KINDS
+from .compositing import THRESHOLD
 from .confidence import to_size
 from .errors import GenPropError
 from .fit import Fit
@@ -34,6 +35,15 @@ def check_aspect(keyframe, frames, tolerance=0.02, what="keyframe"):
 def check_clip(frames) -> None:
     if frames.ndim != 4 or frames.shape[0] < 2:
         raise GenPropError(f"Expected a clip of at least 2 frames [T,3,H,W], got shape {tuple(frames.shape)}.")
+    for index, frame in enumerate(frames):
+        _check_numbers(frame, f"frame {index} of the clip")
+
+
+def _check_numbers(picture, what: str) -> None:
+    if picture.is_floating_point() and not picture.isfinite().all():
+        raise GenPropError(
+            f"Expected numbers from 0 to 1, but {what} has some that are none (NaN or infinite). Look at what made it."
+        )
 
 
 def check_keyframes(keyframes, frames) -> dict[int, torch.Tensor]:
@@ -58,6 +68,7 @@ def check_keyframes(keyframes, frames) -> dict[int, torch.Tensor]:
         if frame.ndim != 3 or frame.shape[0] != 3:
             raise GenPropError(f"Expected the keyframe of frame {index} as [3,H,W], got {list(frame.shape)}.")
         check_aspect(frame.shape[-2:], frames.shape[-2:])
+        _check_numbers(frame, f"the keyframe of frame {index}")
         found[index] = frame
     sizes = {i: f"{f.shape[2]}x{f.shape[1]}" for i, f in found.items()}
     if len(set(sizes.values())) > 1:
@@ -86,12 +97,31 @@ def check_mask(mask, frames):
         raise GenPropError(
             f"The mask has {len(mask)} frames, the video {len(frames)}. Give one mask, or {len(frames)}."
         )
+    check_aspect(mask.shape[-2:], frames.shape[-2:], what="mask")
     return mask
+
+
+def check_shows_something(mask, mode: str) -> None:
+    """Raises GenPropError for a mask [n,1,H,W] in the predicted one's place that is empty in every frame."""
+    if mask is not None and mode == "replace" and not any((as_float(one) > THRESHOLD).any() for one in mask):
+        raise GenPropError(
+            "Expected a mask that shows where the edit is (white), but it is empty: nothing would change. Give "
+            "another, or leave it out, and it is predicted."
+        )
 
 
 def at_size(keyframe, frames) -> torch.Tensor:
     """A keyframe [3,h,w] at the size of the frames [T,3,H,W]: float [1,3,H,W]."""
     return resize(as_float(keyframe)[None], *frames.shape[-2:])
+
+
+def as_sharp_as(keyframe, frame) -> torch.Tensor:
+    """The frame [3,H,W] as float [3,H,W] without what a smaller keyframe [3,h,w] cannot show of it: what is compared
+    with that has no edges that it lacks."""
+    frame = as_float(frame)[None]
+    if keyframe.shape[-2] >= frame.shape[-2]:
+        return frame[0]
+    return resize(resize(frame, *keyframe.shape[-2:]), *frame.shape[-2:])[0]
 
 
 @dataclass
@@ -106,7 +136,7 @@ class View:
 
     def frames(self, indices) -> torch.Tensor:
         """[n,3,*fit.size] float in [0,1]."""
-        return self.fit.apply(self.source[list(indices)])
+        return self.fit.apply(self.source[list(indices)]).clamp(0, 1)
 
     def keyframe(self, frame) -> torch.Tensor:
         """A keyframe [3,h,w] of any size as [3,*fit.size]."""

@@ -1,8 +1,7 @@
 """Which region of a clip to cut out and work on, from the keyframes' edits and a mask for every frame."""
 
-from .clip_input import at_size
+from .clip_input import as_sharp_as, at_size
 from .crop import boxes, edit_mask, plan_crop
-from .frames import as_float
 
 
 def find_region(view, keyframes, first_pass):
@@ -14,7 +13,8 @@ def find_region(view, keyframes, first_pass):
     frames, sizes = view.source, (tuple(view.source.shape[-2:]), view.fit.size)
     edited = {}
     for index, keyframe in keyframes.items():
-        edited[index] = boxes(edit_mask(as_float(frames[index]), at_size(keyframe, frames)[0])[None])[0]
+        frame = as_sharp_as(keyframe, frames[index]).clamp(0, 1)
+        edited[index] = boxes(edit_mask(frame, at_size(keyframe, frames)[0])[None])[0]
     if plan_crop(list(edited.values()), *sizes) is None:
         return None, None
     made = None if view.given is not None and view.mode == "replace" else first_pass()

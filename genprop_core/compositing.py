@@ -5,6 +5,8 @@ result, mask, grow, feather)`; the ComfyUI node and the command line's --composi
 call. `alpha` alone is the weight, for previews and for measuring "outside" (alpha == 0).
 """
 
+from functools import partial
+
 import cv2
 import numpy as np
 import torch
@@ -43,6 +45,11 @@ def blend(source: torch.Tensor, result: torch.Tensor, weight: torch.Tensor) -> t
     In the source's dtype; where the weight is 0 the source's numbers untouched, where it is 1 exactly the result's.
     Frame by frame, so that a long clip needs no more memory than its output. Raises GenPropError for sizes that differ.
     """
+    return _blended(source, result, weight, lambda weight: weight)
+
+
+def _blended(source, result, weight, share_of):
+    """`blend`, by what share_of makes of each frame's part of `weight`."""
     if source.ndim != 4 or source.shape != result.shape:
         raise GenPropError(
             f"Expected source and result [T,3,H,W] of one shape, got {list(source.shape)} and {list(result.shape)}. "
@@ -54,7 +61,8 @@ def blend(source: torch.Tensor, result: torch.Tensor, weight: torch.Tensor) -> t
             "Resize the mask, or give one a frame."
         )
     out = source.clone()
-    for made, one, share in zip(out, result, weight.to(source.device).expand(len(source), -1, -1, -1)):
+    for made, one, share in zip(out, result, weight.expand(len(source), -1, -1, -1)):
+        share = share_of(share[None])[0].to(source.device)
         if share.any():
             mixed = torch.lerp(as_float(made), as_float(one.to(source.device)), share)
             made.copy_(torch.where(share > 0, like(mixed, made), made))
@@ -63,4 +71,4 @@ def blend(source: torch.Tensor, result: torch.Tensor, weight: torch.Tensor) -> t
 
 def composite(source, result, mask, grow: int = GROW, feather: int = FEATHER) -> torch.Tensor:
     """`blend` by the `alpha` of a soft mask [1 or T,1,H,W]: the result inside it, the source's own numbers outside."""
-    return blend(source, result, alpha(mask, grow, feather))
+    return _blended(source, result, mask, partial(alpha, grow=grow, feather=feather))

@@ -22,6 +22,8 @@ def exit_code(body, stopped: str | None = None) -> int:
 
     A GenPropError is one line on stderr and 2. stopped: what to say of Ctrl+C, which is then 130.
     """
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may have letters that the console's code page lacks
+        sys.stdout.reconfigure(errors="replace")
     try:
         return body() or 0
     except GenPropError as error:

@@ -61,6 +61,7 @@ def open_tensors(path):
 
 
 def load_tensors(path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """All tensors and the metadata of a safetensors file."""
+    """All tensors and the metadata of a safetensors file. They are copies: mapped ones would keep the file open, so
+    that Windows could not write it again, and would change with it."""
     with open_tensors(path) as file:
-        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata() or {}
+        return {k: file.get_tensor(k).clone() for k in file.keys()}, file.metadata() or {}

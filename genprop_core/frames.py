@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 def as_float(frames: torch.Tensor) -> torch.Tensor:
     """uint8 0..255 or float in [0,1] -> float32 in [0,1], whatever the shape."""
-    return frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
+    return frames.float().div_(255) if frames.dtype == torch.uint8 else frames.float()  # in place: clips are large
 
 
 def as_bytes(frames: torch.Tensor) -> torch.Tensor:

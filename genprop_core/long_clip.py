@@ -14,7 +14,7 @@ import torch
 
 from . import clean_plate, colour
 from .clip_finish import finished
-from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask
+from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask, check_shows_something
 from .clip_progress import Counter, Halves, Steps
 from .clip_region import find_region
 from .compositing import FEATHER, GROW, alpha
@@ -161,6 +161,7 @@ def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = Non
     check_clip(frames)
     check_choices(settings)
     keyframes, mask = check_keyframes(keyframes, frames), check_mask(mask, frames)
+    check_shows_something(mask, settings.mask_mode)
     fit = plan_fit(*frames.shape[-2:], model.size_multiple, settings.size) if fit is None else fit
     shots = find_shots(frames) if settings.find_shots else [(0, len(frames))]
     return View(frames, fit, mask, settings.mask_mode), keyframes, shots
@@ -192,7 +193,8 @@ def propagate_clip(
         given = view.given
         if given is not None:
             given = torch.cat([region.cut(as_bytes(view.own([i])), start=i) for i in range(len(frames))])
-        view = View(region.cut(frames), inner, given, settings.mask_mode)
+        cut = torch.cat([as_bytes(region.cut(frames[i : i + 1], start=i)) for i in range(len(frames))])
+        view = View(cut, inner, given, settings.mask_mode)
         keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
@@ -209,7 +211,8 @@ def propagate_clip(
     step.end()
     left = untouched(shots, keyframes)
     for start, stop in left:
-        out[start:stop] = as_bytes(frames[start:stop])
+        for index in range(start, stop):  # one by one: a shot of floats is large
+            out[index] = as_bytes(frames[index])
         if masks is not None:
             masks[start:stop] = 0  # whatever the user's mask says: nothing was replaced there
     return ClipResult(

@@ -8,8 +8,11 @@ import torch
 
 from .errors import GenPropError
 
-# CUDA, ROCm, XPU and MPS say the first, the CPU's allocator the next two (Windows, Linux), cuBLAS and cuDNN the last
-_WORDS = re.compile(r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED", re.IGNORECASE)
+# CUDA, ROCm, XPU and MPS say the first, the CPU's allocator the next two (Windows, Linux), cuBLAS and cuDNN the fourth,
+# MPS the last, of one tensor that is too large
+_WORDS = re.compile(
+    r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|Invalid buffer size", re.IGNORECASE
+)
 _KINDS = (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))  # torch has its own since 2.5
 SETTINGS = {
     "dtype": "--dtype bf16 or fp16",

@@ -8,6 +8,7 @@ from torch import nn
 
 from . import edm
 from .config import AdapterConfig
+from .epsilon import set_groupnorm_eps
 from .feed_forward import feed_forward_in_parts
 
 
@@ -16,7 +17,9 @@ def _skeleton(config: AdapterConfig):
     from diffusers import UNetSpatioTemporalConditionModel
 
     with torch.device("meta"):
-        return UNetSpatioTemporalConditionModel(**config.base.unet_config())
+        unet = UNetSpatioTemporalConditionModel(**config.base.unet_config())
+    set_groupnorm_eps(unet)
+    return unet
 
 
 class SelectiveContentEncoder(nn.Module):

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 import torch
 
 from .clip_progress import Counter
-from .compositing import alpha
+from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
+from .errors import GenPropError
 from .frames import as_bytes, as_float
 from .next_keyframe import NextKeyframe
 from .window_model import WindowModel
@@ -91,7 +92,7 @@ class Chain:
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
-                earlier, start = start, min(self._next_start(made, places, start, done), length - window)
+                earlier, start = start, self._next_start(run, made, places, start, done, length - window)
                 if following is None:
                     passing, behind = self.passing and made.has_mask, self.behind and made.has_mask
                     behind = behind and self.model.removes
@@ -129,11 +130,22 @@ class Chain:
         stops = [stop for _, stop, _ in plan_windows(len(run.order), self.window, self.overlap)]
         return next(n for n, stop in enumerate(stops, 1) if stop >= run.need)
 
-    def _next_start(self, made: Made, places, start: int, done: int) -> int:
-        """Where in the overlap the next window starts: the frame to be trusted most, the earliest of equals."""
-        candidates = range(max(start + 1, done - self.overlap), min(done, len(places)))
+    def _next_start(self, run: Run, made: Made, places, start: int, done: int, last: int) -> int:
+        """Where in the overlap the next window starts, `last` at the latest: the frame to be trusted most of those that
+        show the edit, the earliest of equals. One in which the removed thing is hidden is the source's own once it is
+        anchored, and a window that starts from it knows of no edit. Where the whole overlap is such, the latest frame
+        before it that is not; without any, the overlap counts as it is."""
+        overlap = range(max(start + 1, done - self.overlap), min(done, len(places)))
+        before = range(overlap.start - 1, start, -1)
+
+        def shows(p):
+            mask = self.view.mask([run.order[p]], made.mask[places[p]][None] if made.has_mask else None)
+            return mask is None or bool((mask > THRESHOLD).any())
+
+        candidates = [p for p in overlap if shows(p)] or [p for p in before if shows(p)][:1] or list(overlap)
         trust = {p: float(made.confidence[places[p]]) for p in candidates}
-        return next(p for p in candidates if trust[p] >= max(trust.values()) - AS_GOOD)
+        best = next(p for p in candidates if trust[p] >= max(trust.values()) - AS_GOOD)
+        return best if best <= last else next((p for p in range(last, start, -1) if shows(p)), last)
 
     def _nearest(self, part, keyframe: torch.Tensor) -> torch.Tensor:
         """The window's keyframe [3,H,W]; where there are others in it, the nearest for each of its frames [T,3,H,W]."""
@@ -150,6 +162,11 @@ class Chain:
         noise, keyframe = self.noise(part), self._nearest(part, keyframe)
         guided = first or self.guide_later
         frames, mask = self.model.run(source, keyframe, noise=noise, guided=guided, progress=self.counter.step())
+        if not frames.isfinite().all() or mask is not None and not mask.isfinite().all():
+            raise GenPropError(
+                f"Expected pictures from the model, but frames {min(part)}-{max(part)} came out as no numbers (NaN). "
+                "Run it in bf16 or fp32 instead of fp16, or with other adapters."
+            )
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen

@@ -148,9 +148,10 @@ class GenPropPropagate(io.ComfyNode):
         if is_video:
             video = clip.video(made.frames)
         else:
-            frames = as_float(made.frames)
             if keep_background:  # on the IMAGE's own numbers, which may be finer than bytes
-                frames = composite(clip.frames, frames, made.mask, grow, feather)
+                frames = composite(clip.frames, made.frames, made.mask, grow, feather)
+            else:
+                frames = as_float(made.frames)
             image = frames.movedim(1, -1)
         plot = as_float(confidence_picture(made, keyframes))[None]
         overlay = as_float(overlay_picture(clip.frames, made.mask, grow, feather, next(iter(keyframes))))[None]

@@ -166,7 +166,7 @@ def _add_gif(writer, tag: str, path: Path, step: int):
 def mean_over_processes(accelerator, terms: list[dict[str, torch.Tensor]]) -> dict[str, float]:
     """The loss terms of one optimiser step, averaged over its forward passes and over processes; counts are summed."""
     names = sorted(terms[0])
-    rows = torch.stack([torch.stack([t[n].detach().double() for n in names]) for t in terms])
+    rows = torch.stack([torch.stack([t[n].detach().float() for n in names]) for t in terms])
     rows = accelerator.reduce(rows.mean(0), reduction="mean")
     values = dict(zip(names, rows.tolist()))
     values["without_mask"] = round(values["without_mask"] * len(terms) * accelerator.num_processes)

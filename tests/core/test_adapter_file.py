@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -9,6 +10,7 @@ from tiny import SHAPE, tiny_unet
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import Fingerprint, load_adapters, save_adapters
 from genprop_core.config import AdapterConfig, BaseShape
+from genprop_core.epsilon import set_groupnorm_eps
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 
@@ -16,6 +18,7 @@ from genprop_core.files import load_tensors, save_tensors
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     unet = tiny_unet()
+    set_groupnorm_eps(unet)  # as every base is loaded
     adapters = GenPropAdapters.from_unet(unet, num_blocks=1)
     path = tmp_path_factory.mktemp("adapters") / "a.safetensors"
     save_adapters(path, adapters, Fingerprint.of_unet(unet), {"steps": 7})
@@ -112,3 +115,21 @@ def test_a_file_is_as_readable_as_any_other_new_file(tmp_path):
     save_tensors(tmp_path / "a.safetensors", {"a": torch.zeros(2)}, {})
     (tmp_path / "b").touch()
     assert (tmp_path / "a.safetensors").stat().st_mode == (tmp_path / "b").stat().st_mode
+
+
+def test_what_is_loaded_computes_what_was_made(made):
+    """The epsilon of the norms is no tensor: it has to be the base's where the blocks are built anew, too."""
+    _, adapters, path = made
+    norms = [{n: m.eps for n, m in a.named_modules() if isinstance(m, torch.nn.GroupNorm)}
+             for a in (adapters, load_adapters(path).adapters)]  # fmt: skip
+    assert norms[0] == norms[1] and {v for n, v in norms[0].items() if ".resnets." in n} == {1e-5}
+
+
+def test_a_loaded_file_is_let_go(made):
+    """A mapped one could not be written again on Windows, and what was loaded would change with it."""
+    path = made[-1]
+    kept = load_adapters(path, torch.float16), load_tensors(path)
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("only Linux tells what is mapped")
+    assert str(path) not in maps.read_text() and kept

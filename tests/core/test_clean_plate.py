@@ -186,3 +186,17 @@ def test_it_works_in_a_region_that_was_cut_out():
     assert result.region is not None
     thing = (as_float(result.frames) - truth)[:, :, 64 + 44 : 64 + 76, 128 + 48 : 128 + 80].abs()
     assert thing.mean() < 3 / 255 and thing.max() < 20 / 255
+
+
+def test_a_smaller_keyframe_costs_nothing_of_what_is_known():
+    """The waves have a grain that it cannot show."""
+    source, target = scene()
+    grain = 0.08 * (torch.rand(1, *source.shape[1:], generator=torch.Generator().manual_seed(0)) - 0.5)
+    whole = torch.cat([grain, grain], -1)
+    grain = torch.stack([whole[0, :, :, 3 * t : 3 * t + SIZE] for t in range(FRAMES)])  # goes as the camera pans
+    target = as_float(as_bytes((target + grain).clamp(0, 1)))
+    inside(grain)[:] = 0
+    source = as_float(as_bytes((source + grain).clamp(0, 1)))
+    small = torch.nn.functional.interpolate(target[:1], (SIZE // 2, SIZE // 2), mode="area")[0]
+    out, known = laid(source, {0: small})
+    assert known.min() > 0.9 and inside(out - target).abs().mean() < 3 / 255

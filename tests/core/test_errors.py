@@ -1,5 +1,10 @@
 """What every command does with an error."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from genprop_core.errors import GenPropError, exit_code
@@ -27,3 +32,10 @@ def test_ctrl_c_is_one_line_where_there_is_something_to_say(capsys):
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+
+
+def test_letters_that_the_console_lacks_do_not_stop_a_command(tmp_path):
+    code = "from genprop_core.errors import exit_code; exit_code(lambda: print('done:', '\\u65e5\\u672c.mp4'))"
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, b"done: ??.mp4", b"")

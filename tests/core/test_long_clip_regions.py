@@ -118,6 +118,10 @@ def test_a_model_without_a_mask_still_carries_on():
         ({"keyframes": {0: "wide"}}, r"aspect ratio \(64x64\), got 128x64"),
         ({"mask": torch.zeros(7, SIZE, SIZE)}, "The mask has 7 frames, the video 20. Give one mask, or 20"),
         ({"mask": torch.zeros(20, 3, SIZE, SIZE)}, "mask .* got .*20, 3"),
+        ({"mask": torch.ones(1, SIZE, 2 * SIZE)}, r"mask of the source's aspect ratio \(64x64\), got 128x64"),
+        ({"mask": torch.zeros(20, SIZE, SIZE)}, r"where the edit is \(white\), but it is empty"),
+        ({"frames": torch.full((20, 3, SIZE, SIZE), torch.nan)}, r"frame 0 of the clip has some that are none \(NaN"),
+        ({"keyframes": {0: "broken"}}, r"the keyframe of frame 0 has some that are none \(NaN"),
         ({"settings": ClipSettings(window=1)}, "at least 2 frames, got 1"),
         ({"settings": ClipSettings(overlap=8)}, "overlap from 1 to 7"),
         ({"settings": ClipSettings(mask_mode="add")}, "replace, join as mask_mode, got 'add'"),
@@ -129,7 +133,8 @@ def test_a_model_without_a_mask_still_carries_on():
 )
 def test_what_does_not_fit_is_refused_before_any_sampling(changes, wanted):
     frames = clip()
-    pictures = {"edit": edited(frames), "small": torch.rand(3, 32, 32), "wide": torch.rand(3, 64, 128)}
+    pictures = {"edit": edited(frames), "small": torch.rand(3, 32, 32), "wide": torch.rand(3, 64, 128),
+                "broken": torch.full((3, 64, 64), torch.inf)}  # fmt: skip
     given = {"frames": frames, "keyframes": {0: "edit"}, "settings": None, "mask": None, **changes}
     pairs = given["keyframes"].items() if isinstance(given["keyframes"], dict) else given["keyframes"]
     keyframes, model = [(index, pictures[name]) for index, name in pairs], StandIn()
@@ -145,3 +150,26 @@ def test_the_composite_is_the_one_formula():
         for on in (False, True)
     )
     assert torch.equal(composite(frames, plain.frames, plain.mask), kept.frames)
+
+
+def test_a_clip_of_floats_may_leave_0_to_1():
+    frames, settings = clip(20).float() / 255, ClipSettings(find_shots=False)
+    wild = frames.clone()
+    wild[:, :, :4, :4], frames[:, :, :4, :4] = 1.5, 1.0
+    made = [propagate_clip(StandIn(), f, {0: edited(frames * 255)}, settings) for f in (wild, frames)]
+    assert torch.equal(made[0].frames, made[1].frames) and torch.equal(made[0].confidence, made[1].confidence)
+
+
+@pytest.mark.parametrize("crop", ["off", "auto"])
+def test_a_smaller_keyframe_does_as_well(crop):
+    """It lacks what is fine in the source: that is no edit."""
+    frames = clip(12, 192, 192, moves=0)
+    stripes = torch.where((torch.arange(192) + 1) % 4 < 2, 60, 180).to(torch.uint8)
+    red = red_mask(frames.float() / 255).bool()
+    frames = torch.where(red, frames, stripes.expand_as(frames))
+    settings = ClipSettings(find_shots=False, crop=crop, size=(96, 96))
+    small = torch.nn.functional.interpolate(edited(frames)[None], (96, 96), mode="area")[0]
+    results = [propagate_clip(StandIn(), frames, {0: k}, settings) for k in (edited(frames), small)]
+    assert [r.region is None for r in results] == [crop == "off"] * 2
+    if crop == "auto":
+        assert abs(results[0].region.size[0] - results[1].region.size[0]) <= 8

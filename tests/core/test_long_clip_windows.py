@@ -79,3 +79,54 @@ def test_guidance_is_for_windows_that_start_from_a_keyframe():
         model = StandIn()
         propagate_clip(model, frames, keys, ClipSettings(find_shots=False, guide_later=later))
         assert [call["guided"] for call in model.calls][:4] == wanted
+
+
+@pytest.mark.parametrize("hidden, start", [((6,), 7), ((7,), 6), ((6, 7), 5), ((2, 3, 4, 5, 6, 7), 1)])
+@pytest.mark.parametrize("given", [False, True])
+def test_no_window_starts_where_the_removed_thing_is_hidden(hidden, start, given):
+    """Nothing is made there, so that frame is the source's own, and looks as if there were no edit."""
+    frames = clip(15)
+    shown = red_mask(frames.float() / 255)
+    for index in hidden:
+        frames[index] = torch.where(shown[index].bool(), 99, frames[index])
+    model, mask = StandIn(), red_mask(frames.float() / 255) if given else None
+    result = propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"), mask)
+    second = model.calls[1]
+    assert torch.equal(second["source"][0], frames[start] / 255)
+    assert (second["keyframe"] - second["source"][0]).abs().max() > 0.5
+    for index in range(15):
+        red = red_mask(result.frames[index : index + 1].float() / 255)
+        assert not red.any(), f"it comes back in frame {index}"
+
+
+def test_a_last_window_does_not_start_there_either():
+    frames = clip(11)  # the last eight begin with frame 3
+    shown = red_mask(frames.float() / 255)
+    frames[3] = torch.where(shown[3].bool(), 99, frames[3])
+    model = StandIn()
+    propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"))
+    starts = [torch.equal(model.calls[1]["source"][0], frames[i] / 255) for i in range(4)]
+    assert starts == [False, False, True, False]
+    assert torch.equal(model.calls[-1]["source"][-1], frames[10] / 255)
+
+
+def test_what_is_hidden_for_longer_leaves_the_overlap_as_it_is():
+    frames = clip(20)
+    shown = red_mask(frames.float() / 255)
+    frames[1:] = torch.where(shown[1:].bool(), 99, frames[1:])
+    model = StandIn()
+    result = propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"))
+    assert [a for a, _ in result.windows] == [0, 6, 12]
+
+
+@pytest.mark.parametrize("what", ["frames", "mask"])
+def test_a_model_that_makes_no_numbers_is_told(what):
+    class Overflowing(StandIn):
+        def run(self, source, keyframe, **given):
+            made = dict(zip(("frames", "mask"), super().run(source, keyframe, **given)))
+            made[what][2, 0, 1, 1] = torch.nan
+            return made["frames"], made["mask"]
+
+    frames = clip(20)
+    with pytest.raises(GenPropError, match=r"frames 0-7 came out as no numbers \(NaN\)\. Run it in bf16 or fp32"):
+        propagate_clip(Overflowing(), frames, {0: edited(frames)})
