@@ -12,6 +12,7 @@ from .fit import Fit
 from .frames import as_float, resize
 
 MASK_MODES = ("replace", "join")
+MASK_TOLERANCE = 0.1  # of the aspect ratio: one made at a working size in multiples of 64 may be off by some of it
 CHOICES = {
     "mask_mode": MASK_MODES,
     "second_pass": ("off", "black", "blur"),
@@ -97,7 +98,12 @@ def check_mask(mask, frames):
         raise GenPropError(
             f"The mask has {len(mask)} frames, the video {len(frames)}. Give one mask, or {len(frames)}."
         )
-    check_aspect(mask.shape[-2:], frames.shape[-2:], what="mask")
+    ratio = mask.shape[-1] / mask.shape[-2] * frames.shape[-2] / frames.shape[-1]
+    if abs(ratio - 1) > MASK_TOLERANCE and mask.any():  # an empty one is no region at all
+        raise GenPropError(
+            f"Expected a mask of the source's aspect ratio ({frames.shape[-1]}x{frames.shape[-2]}), got "
+            f"{mask.shape[-1]}x{mask.shape[-2]}. Give a mask of the whole frame."
+        )
     return mask
 
 

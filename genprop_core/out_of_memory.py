@@ -34,8 +34,11 @@ class OutOfMemory(GenPropError):
     """problem: what ran out where, without the advice, which is that of the command line."""
 
     def __init__(self, problem: str, advice: str):
-        super().__init__(f"{problem} {advice}")
-        self.problem = problem
+        super().__init__(problem, advice)  # both, so that it comes through from another process
+        self.problem, self.advice = problem, advice
+
+    def __str__(self):
+        return f"{self.problem} {self.advice}"
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -131,10 +131,12 @@ class Chain:
         return next(n for n, stop in enumerate(stops, 1) if stop >= run.need)
 
     def _next_start(self, run: Run, made: Made, places, start: int, done: int, last: int) -> int:
-        """Where in the overlap the next window starts, `last` at the latest: the frame to be trusted most of those that
-        show the edit, the earliest of equals. One in which the removed thing is hidden is the source's own once it is
-        anchored, and a window that starts from it knows of no edit. Where the whole overlap is such, the latest frame
-        before it that is not; without any, the overlap counts as it is."""
+        """Where in the overlap the next window starts, `last` at the latest where that can be.
+
+        The frame to be trusted most of those that show the edit, the earliest of equals. One in which the removed thing
+        is hidden is the source's own once it is anchored, and a window that starts from it knows of no edit. Where the
+        whole overlap is such, it is the latest frame before that is not; without any, the overlap counts as it is.
+        """
         overlap = range(max(start + 1, done - self.overlap), min(done, len(places)))
         before = range(overlap.start - 1, start, -1)
 
@@ -145,7 +147,10 @@ class Chain:
         candidates = [p for p in overlap if shows(p)] or [p for p in before if shows(p)][:1] or list(overlap)
         trust = {p: float(made.confidence[places[p]]) for p in candidates}
         best = next(p for p in candidates if trust[p] >= max(trust.values()) - AS_GOOD)
-        return best if best <= last else next((p for p in range(last, start, -1) if shows(p)), last)
+        if best <= last:
+            return best
+        # moved back to be full; where all of those are hidden ones, not moved back, and so shorter
+        return next((p for p in range(last, start, -1) if shows(p)), best if shows(best) else last)
 
     def _nearest(self, part, keyframe: torch.Tensor) -> torch.Tensor:
         """The window's keyframe [3,H,W]; where there are others in it, the nearest for each of its frames [T,3,H,W]."""

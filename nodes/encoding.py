@@ -37,9 +37,14 @@ def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[
 
 
 def check_squeeze(height, width, wanted, multiple) -> None:
-    """Raises GenPropError where frames of height x width would come to `wanted` (height, width) visibly squeezed."""
-    if abs(math.log(wanted[0] / wanted[1] * width / height)) > SQUEEZE:
-        near = nearest_size(height / width, wanted[0] * wanted[1], multiple)
+    """Raises GenPropError where frames of height x width would come to `wanted` (height, width) visibly squeezed, and
+    another size of that area would not; small ones may have none."""
+
+    def squeezed(size):
+        return abs(math.log(size[0] / size[1] * width / height)) > SQUEEZE
+
+    near = nearest_size(height / width, wanted[0] * wanted[1], multiple)
+    if squeezed(wanted) and not squeezed(near):
         raise GenPropError(
             f"Expected a width and height of about the source's aspect ratio ({width}x{height}), got "
             f"{wanted[1]}x{wanted[0]}: the picture would be squeezed. Use {near[1]}x{near[0]}."

@@ -14,16 +14,25 @@ from processes import SetupError, child_environment
 
 ROOT = Path(os.path.abspath(__file__)).parent.parent
 NAME = "comfyui-genprop"
+MARK = ".copied-for-the-demo"  # in a copy of the pack that may be removed
 PARTS = ("__init__.py", "pyproject.toml", "nodes", "genprop_core", "web", "workflows")
 WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", "COMFY_DYNAMICCOMBO_V3")
 NOTES = ("MarkdownNote", "Note")
 
 
 def install_pack(base):
-    """Copies what belongs to the pack into BASE/custom_nodes, afresh, and returns the copy's folder."""
+    """Copies what belongs to the pack into BASE/custom_nodes, afresh, and returns the copy's folder.
+
+    Raises SetupError where the pack itself, or one that this did not put there, would be removed for it.
+    """
     target = Path(base) / "custom_nodes" / NAME
+    there, root = target.resolve(), ROOT.resolve()
+    others = target.exists() and not (target / MARK).is_file()
+    if others or there == root or there in root.parents:
+        raise SetupError(f"Expected a folder of the server's own, but {target} holds a pack. Choose another --out.")
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
+    (target / MARK).touch()
     for part in PARTS:
         source = ROOT / part
         if source.is_dir():
@@ -64,6 +73,9 @@ class Server:
                     self.__exit__()
                     raise SetupError(f"ComfyUI did not start; the end of {self.log} says why.") from None
                 time.sleep(0.3)
+            except BaseException:
+                self.__exit__()
+                raise
 
     def __exit__(self, *_):
         self.process.terminate()
@@ -76,7 +88,8 @@ class Server:
     def read(self, path, data=None) -> bytes:
         body = None if data is None else json.dumps(data).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"} if body else {})
-        with urllib.request.urlopen(request, timeout=120) as reply:
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # not by the user's proxy
+        with direct.open(request, timeout=120) as reply:
             return reply.read()
 
     def get(self, path, data=None):

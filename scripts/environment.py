@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from installing import PYTHON, check_python, clear, make_venv, pip_install, venv_python
+from installing import PYTHON, NothingChanged, check_python, clear, make_venv, pip_install, venv_python
 from processes import SetupError, locked, say
 
 ROOT = Path(os.path.abspath(__file__)).parent.parent  # not resolved: a repo linked into custom_nodes/ is found there
@@ -114,7 +114,7 @@ def missing(folder, steps):
 def prepare(folder, steps):
     """Makes or completes the virtual environment in `folder` where needed and returns its Python.
 
-    Raises SetupError when that fails; the next run then makes the folder anew.
+    Raises SetupError when that fails; the next run then makes the folder anew, unless nothing had been changed yet.
     """
     steps = tuple(steps)
     if missing(folder, steps):
@@ -140,9 +140,18 @@ def _install(folder, todo, lock):
     for number, step in enumerate(todo, 1):
         say(f"  {number} of {len(todo)}: {step.what} ...")
         started = time.monotonic()
-        pip_install(venv_python(folder), step, folder / LOG, lock)
+        try:
+            pip_install(venv_python(folder), step, folder / LOG, lock)
+        except NothingChanged:
+            _finish(folder, installed)  # what was there works as before
+            raise
         say(f"    done in {time.monotonic() - started:.0f} s")
         installed[step.name] = step.fingerprint()
+    _finish(folder, installed)
+
+
+def _finish(folder, installed):
+    """Notes what is installed, {step name: fingerprint}: the environment is whole."""
     temporary = folder / (STAMP + ".new")
     temporary.write_text(json.dumps({"python": PYTHON, "steps": installed}, indent=2), encoding="utf-8")
     os.replace(temporary, folder / STAMP)

@@ -68,8 +68,15 @@ def make_venv(folder):
         raise SetupError(f"Could not make {folder}: {words}. Mend that, or use another Python, then run this again.")
 
 
+class NothingChanged(SetupError):
+    """pip gave up before it installed anything: without a network, say."""
+
+
 def pip_install(python, step, log, lock=None):
-    """Runs pip with `step.arguments()`; its words go to the file `log`. Raises SetupError when pip fails."""
+    """Runs pip with `step.arguments()`; its words go to the file `log`.
+
+    Raises SetupError when pip fails: NothingChanged where it had not touched the environment yet.
+    """
     command = [str(python), "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     command += ["--no-compile"]  # thousands of files of which few are ever imported; those are compiled then
     # On POSIX pip inherits the lock: should this process be killed, nobody else starts before pip has ended.
@@ -97,7 +104,8 @@ def pip_install(python, step, log, lock=None):
             process.terminate()
             process.wait()
     if process.returncode:
-        raise SetupError(explain("".join(words), step, log))
+        changed = any("Installing collected packages" in line for line in words)
+        raise (SetupError if changed else NothingChanged)(explain("".join(words), step, log))
 
 
 def explain(words, step, log):

@@ -30,6 +30,8 @@ class StandIn:
         red = red_mask(source)
         # the edit is carried over as the colour that the keyframe has where the object was
         fill = (keyframe.expand(len(source), -1, -1, -1) * red[0]).sum((2, 3)) / red[0].sum().clamp(min=1)  # [T,3]
+        if not red[0].any():  # the first frame shows no edit, so the model cannot know of one
+            fill = torch.tensor([[1.0, 0.0, 0.0]]).expand(len(source), -1)
         lift = self.drift * torch.arange(len(source)).view(-1, 1, 1, 1)
         made = ((source + lift) * (1 - red) + fill.view(-1, 3, 1, 1) * red).clamp(0, 1)
         small = torch.nn.functional.avg_pool2d(red, 8)

@@ -74,7 +74,8 @@ def make(name: str, model: GenProp, clip: EvalClip, settings: PropagateSettings)
 
 
 class BaselineCache:
-    """Baselines' frames on disk (uint8), one file per clip: they depend on base, clip, seed and sampling settings only.
+    """Baselines' frames on disk (uint8), one file per clip: they depend on base, clip (its contents), seed and
+    sampling settings only.
 
     Adapters trained further, or others, find them there. `facts` is what they depend on besides the clip.
     """
@@ -84,7 +85,8 @@ class BaselineCache:
 
     def frames(self, model: GenProp, clip: EvalClip, settings: PropagateSettings, names) -> dict[str, torch.Tensor]:
         """{name: frames [T,3,H,W]} in the order of `names`, without those that the clip lacks the means for."""
-        key = json.dumps(self.facts | {"clip": clip.name, "seed": settings.seed, "task": settings.task}, sort_keys=True)
+        of_clip = {"clip": clip.name, "contents": clip.digest(), "seed": settings.seed, "task": settings.task}
+        key = json.dumps(self.facts | of_clip, sort_keys=True)
         kept = self._read(clip.name, key)
         found, new = {}, False
         for name in names:

@@ -1,6 +1,7 @@
 """Rows of an evaluation that are kept beside its report until it is written, so that a stopped run goes on."""
 
 import json
+import os
 from pathlib import Path
 
 
@@ -14,16 +15,27 @@ class KeptRows:
         """Rows of a run that was stopped; a last line that was cut off is left out."""
         if self.path is None or not self.path.exists():
             return []
-        lines = [line for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-        return [row for row in map(json.loads, lines) if row.pop("key", None) == self.key]
+        rows = map(_row, self.path.read_text(encoding="utf-8").splitlines())
+        return [row for row in rows if row is not None and row.pop("key", None) == self.key]
 
     def add(self, row: dict):
         if self.path is not None:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"key": self.key, **row}) + "\n")
+            with open(self.path, "a+b") as file:
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":  # a line that was cut off stays one of its own
+                        file.write(b"\n")
+                file.write((json.dumps({"key": self.key, **row}) + "\n").encode())
 
     def remove(self):
         """The report is written: nothing is left to go on with."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+def _row(line: str) -> dict | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

@@ -161,10 +161,11 @@ def test_a_shot_of_one_frame_is_made_too():
 
 
 MEMORY = """
-import resource, sys
+import sys
 from collections import deque
 sys.path[:0] = [{root!r}, {tests!r}]
 import torch
+from benchmarks.common import peak_memory
 from stand_in import StandIn, edited
 from genprop_core.long_clip import ClipSettings, propagate_clip
 
@@ -177,7 +178,7 @@ def peak(count):
     frames, model = source(count), StandIn()
     model.calls = deque(maxlen=1)
     propagate_clip(model, frames, {{0: edited(frames)}}, ClipSettings(composite=True, find_shots=False))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_memory()
 
 peak(20)
 three = peak(20)

@@ -99,15 +99,22 @@ def test_no_window_starts_where_the_removed_thing_is_hidden(hidden, start, given
         assert not red.any(), f"it comes back in frame {index}"
 
 
-def test_a_last_window_does_not_start_there_either():
-    frames = clip(11)  # the last eight begin with frame 3
+@pytest.mark.parametrize("count, hidden, windows", [
+    (11, (3,), [(0, 7), (2, 9), (8, 10)]), (15, (7,), [(0, 7), (6, 13), (12, 14)]),
+    (15, (6, 7), [(0, 7), (5, 12), (11, 14)]), (20, (12,), [(0, 7), (6, 13), (11, 18), (17, 19)]),
+    (11, (), [(0, 7), (3, 10)])])  # fmt: skip
+def test_a_last_window_does_not_start_there_either(count, hidden, windows):
+    """It is moved back to be full; where it would start at a hidden frame then, it is a shorter one."""
+    frames = clip(count)
     shown = red_mask(frames.float() / 255)
-    frames[3] = torch.where(shown[3].bool(), 99, frames[3])
+    for index in hidden:
+        frames[index] = torch.where(shown[index].bool(), 99, frames[index])
     model = StandIn()
-    propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"))
-    starts = [torch.equal(model.calls[1]["source"][0], frames[i] / 255) for i in range(4)]
-    assert starts == [False, False, True, False]
-    assert torch.equal(model.calls[-1]["source"][-1], frames[10] / 255)
+    result = propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"))
+    assert result.windows == windows
+    assert not red_mask(result.frames.float() / 255).any()
+    for call in model.calls:
+        assert (call["keyframe"] - call["source"][0]).abs().max() > 0.5
 
 
 def test_what_is_hidden_for_longer_leaves_the_overlap_as_it_is():

@@ -122,8 +122,10 @@ def check_comfyui_is_untouched(pack):
 
 
 def _really(changed, before, after):
-    """Numbers and strings that compare equal, and plain counters that core itself moves, are no change."""
-    return [k for k in changed if not isinstance(before[k], (int, float, str, bool, type(None)))]
+    """Numbers and strings that compare equal are no change."""
+    plain = (int, float, str, bool, type(None))
+    return [k for k in changed if not (isinstance(before[k], plain) and type(after[k]) is type(before[k])
+                                       and after[k] == before[k])]  # fmt: skip
 
 
 def check_the_run_leaves_nothing_in_the_control(pack):

@@ -25,10 +25,11 @@ def demo(scripts):
 
 @pytest.fixture
 def pip(environment, monkeypatch):
-    """Replaces venv and pip. Lists what they were asked for; `failing` names a step that is interrupted."""
+    """Replaces venv and pip. Lists what they were asked for; `failing` names a step that ends with
+    `error`, by default as if it were interrupted."""
 
     class Pip:
-        calls, failing = [], None
+        calls, failing, error = [], None, KeyboardInterrupt
 
         def make_venv(self, folder):
             self.calls.append("venv")
@@ -39,7 +40,7 @@ def pip(environment, monkeypatch):
         def install(self, python, step, log, lock):
             assert python.exists() and not (log.parent / environment.STAMP).exists()
             if step.name == self.failing:
-                raise KeyboardInterrupt
+                raise self.error
             self.calls.append(step.name)
 
         def take(self):

@@ -61,6 +61,50 @@ def test_an_interrupted_addition_is_repaired_too(environment, pip, steps, tmp_pa
     assert pip.take() == ["venv", "torch", "genprop"]
 
 
+def test_an_addition_that_never_began_leaves_what_was_there(environment, installing, processes, pip, steps, tmp_path):
+    """demo.py has run; test.py is tried without a network; demo.py still works without one."""
+    folder = tmp_path / ".venv"
+    environment.prepare(folder, steps)
+    pip.take()
+    tests = environment.Step("tests", "tests", ("pytest",))
+    pip.failing, pip.error = "tests", installing.NothingChanged("no network")
+    for _ in range(2):
+        with pytest.raises(processes.SetupError, match="no network"):
+            environment.prepare(folder, (*steps, tests))
+    environment.prepare(folder, steps)
+    assert pip.take() == [] and not (folder / environment.UNFINISHED).exists()
+    pip.failing = None
+    environment.prepare(folder, (*steps, tests))
+    assert pip.take() == ["tests"]
+
+
+def test_an_addition_that_broke_off_halfway_is_made_anew(environment, processes, pip, steps, tmp_path):
+    environment.prepare(tmp_path / ".venv", steps)
+    pip.take()
+    pip.failing, pip.error = "tests", processes.SetupError("disk full")
+    with pytest.raises(processes.SetupError):
+        environment.prepare(tmp_path / ".venv", (*steps, environment.Step("tests", "tests", ("pytest",))))
+    environment.prepare(tmp_path / ".venv", steps)
+    assert pip.take() == ["venv", "torch", "genprop"]
+
+
+@pytest.mark.parametrize(
+    "words, kind",
+    [("ERROR: no network", "NothingChanged"), ("Installing collected packages: a\nERROR: full", "SetupError")],
+)
+def test_pip_that_fails_says_whether_it_had_begun(installing, environment, processes, tmp_path, words, kind):
+    pip = tmp_path / "pip.py"  # stands for pip as `python -m pip`: a module beside the log, run from there
+    pip.write_text(f"import sys; print({words!r}); sys.exit(1)")
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport runpy; runpy.run_path({str(pip)!r})\n")
+    python.chmod(0o755)
+    if sys.platform == "win32":
+        pytest.skip("a script is no program there")
+    with pytest.raises(processes.SetupError) as raised:
+        installing.pip_install(python, environment.Step("a", "a", ("a==1",)), tmp_path / "log")
+    assert type(raised.value).__name__ == kind
+
+
 def test_changed_requirements_are_installed_again_and_only_they(environment, pip, tmp_path):
     listed = tmp_path / "requirements.txt"
     listed.write_text("diffusers>=0.33\n")

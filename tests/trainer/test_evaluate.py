@@ -1,6 +1,7 @@
 """Evaluation: floors and baselines, statistics over clips, data folders as far as they go, resuming, caching."""
 
 import json
+import shlex
 
 import pytest
 import torch
@@ -105,6 +106,34 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert report["clips"] == 2 and report["floors"] == {} == report["baselines"]
 
 
+def test_a_row_that_was_cut_off_costs_only_itself(tmp_path):
+    """Killed while it wrote, twice: each time it goes on from the rows that are whole."""
+    from trainer.kept_rows import KeptRows
+
+    rows = KeptRows(tmp_path / "s.json", "key")
+    for number in range(3):
+        rows.add({"clip": number})
+        with open(rows.path, "a") as file:
+            file.write('{"key": "key", "cl')
+        assert [row["clip"] for row in rows.read()] == list(range(number + 1))
+    KeptRows(tmp_path / "s.json", "another").add({"clip": 9})
+    assert [row["clip"] for row in rows.read()] == [0, 1, 2]
+
+
+def test_a_clip_that_was_mended_has_its_baselines_made_anew(tmp_path):
+    data = tmp_path / "data"
+    folder(data, "a", target=3, mask=3)
+    first = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "telea")
+    for t in range(3):  # the mask had been too small
+        whole = torch.full((64, 64, 3), 255, dtype=torch.uint8)
+        write_image(data / "masks" / "a" / f"{t}.png", whole)
+    second = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "telea")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    assert second["baselines"] == run(alone, "--data", data, "--resolution", 64, "--baselines", "telea")["baselines"]
+    assert second["baselines"]["telea"]["psnr"] != first["baselines"]["telea"]["psnr"]
+
+
 def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     data = tmp_path / "data"
     folder(data, "whole", target=3, mask=3)
@@ -168,8 +197,8 @@ def test_two_processes_make_the_same_rows_as_one_and_the_report_says_how(tmp_pat
         assert report["wall_seconds"] > 0 and report["wall_clips"] == 2
         assert {"machine", "date", "python", "torch", "diffusers"} <= set(report)
     assert evaluate.command(two["settings"]) == (
-        f"python -m trainer.evaluate --data {data} --resolution 64 --controls 1 --baselines copy_source --workers 2 "
-        "--steps 1")  # fmt: skip
+        f"python -m trainer.evaluate --data {shlex.quote(str(data))} --resolution 64 --controls 1 "
+        "--baselines copy_source --workers 2 --steps 1")  # fmt: skip
 
 
 def test_the_command_of_a_report_names_what_is_not_the_default():

@@ -57,6 +57,24 @@ def test_the_frame_compared_is_the_one_drawn(tmp_path, monkeypatch):
         pairs.pictures(rows, torch.tensor([False, True]), at)
 
 
+def test_latents_of_another_vae_are_refused(tmp_path, monkeypatch):
+    """The VAE's stage went on: its latents are others now, and what is trained on the old ones would not fit."""
+    monkeypatch.setattr(cache, "SHARD", 1)
+    unpack(tmp_path)
+    cache.build(tmp_path, 1)
+    tensors = load_tensors(tmp_path / "vae.safetensors")[0]
+    name = next(iter(tensors))
+    save_tensors(tmp_path / "vae.safetensors", tensors | {name: tensors[name] + 0.01}, {})
+    wanted = r"latents of the VAE .* has those of another .*Remove .*cache, with the files base\.\* and adapters\.\*"
+    for use in (cache.Pairs, lambda folder: cache.build(folder, 2)):
+        with pytest.raises(GenPropError, match=wanted):
+            use(tmp_path)
+    assert len(list((tmp_path / "cache").iterdir())) == 2, "a shard and its pictures"
+    save_tensors(tmp_path / "vae.safetensors", tensors, {})
+    cache.build(tmp_path, 2)
+    assert len(cache.Pairs(tmp_path)) == 2
+
+
 def test_clips_drawn_by_other_processes_are_encoded_the_same(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SHARD", 1)
     for name, workers in (("alone", 0), ("together", 2)):
@@ -105,11 +123,12 @@ def _work(folder):
     for side in ("source", "target"):
         rows[f"key_{side}"] = torch.randn(50, 2, 4, 16, 16).half()
         rows[f"clip_{side}"] = torch.randn(50, 2, 64).half()
+    made_by = {"vae": cache.digest_of_vae(folder)}
     for shard in (0, 1):
         part, name = slice(25 * shard, 25 * shard + 25), f"{25 * shard:06d}.safetensors"
-        save_tensors(folder / "cache" / name, {k: v[part].contiguous() for k, v in rows.items()}, {})
+        save_tensors(folder / "cache" / name, {k: v[part].contiguous() for k, v in rows.items()}, made_by)
         pictures = {side: torch.randint(0, 256, (25, 8, 3, 128, 128), dtype=torch.uint8) for side in cache.SIDES}
-        save_tensors(folder / "cache" / (cache.PICTURES + name), pictures, {})
+        save_tensors(folder / "cache" / (cache.PICTURES + name), pictures, made_by)
     return start
 
 

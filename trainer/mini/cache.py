@@ -13,6 +13,7 @@ from genprop_core import conditioning as cond
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.frames import as_bytes, as_float
+from trainer.encoder import weights_digest
 
 from .clips import make_clip
 from .precision import autocast
@@ -55,6 +56,25 @@ def encode_pair(vae, image_encoder, clip, seed) -> dict[str, torch.Tensor]:
     return {k: v.cpu() for k, v in encoded.items()}
 
 
+def digest_of_vae(folder) -> str:
+    return weights_digest(load_vae(folder))
+
+
+def check_vae(cache: Path) -> None:
+    """Raises GenPropError where a shard of the cache was made by another VAE than the one beside it now."""
+    shards = sorted(cache.glob("[0-9]*.safetensors"))
+    now = digest_of_vae(cache.parent) if shards else None
+    for path in shards:
+        with open_tensors(path) as file:
+            found = (file.metadata() or {}).get("vae")
+        if found != now:
+            raise GenPropError(
+                f"Expected latents of the VAE in {cache.parent} ({now}), but {path} has those of another "
+                f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.* and "
+                "adapters.* beside it, and run the stage cache again."
+            )
+
+
 class _Clips(Dataset):
     """The generated clips by their seeds."""
 
@@ -69,6 +89,8 @@ def build(folder, pairs, device="cpu", workers=0):
     """
     folder = Path(folder) / "cache"
     vae, image_encoder = load_vae(folder.parent, device), new_image_encoder().to(device)
+    check_vae(folder)
+    made_by = {"vae": digest_of_vae(folder.parent)}
     starts = [s for s in range(0, pairs, SHARD) if not (folder / f"{s:06d}.safetensors").exists()]
     seeds = [seed for start in starts for seed in range(start, start + SHARD)]
     clips = iter(DataLoader(_Clips(), None, sampler=seeds, num_workers=workers))
@@ -76,9 +98,9 @@ def build(folder, pairs, device="cpu", workers=0):
         drawn = [next(clips) for _ in range(SHARD)]
         rows = [encode_pair(vae, image_encoder, clip, start + n) for n, clip in enumerate(drawn)]
         pictures = {side: torch.stack([as_bytes(getattr(clip, side)) for clip in drawn]) for side in SIDES}
-        save_tensors(folder / f"{PICTURES}{start:06d}.safetensors", pictures, {})
+        save_tensors(folder / f"{PICTURES}{start:06d}.safetensors", pictures, made_by)
         save_tensors(folder / f"{start:06d}.safetensors",
-                     {k: torch.stack([r[k] for r in rows]).half() for k in rows[0]}, {})  # fmt: skip
+                     {k: torch.stack([r[k] for r in rows]).half() for k in rows[0]}, made_by)  # fmt: skip
         print(f"cache: {start + SHARD} of {pairs} pairs", flush=True)
 
 
@@ -87,6 +109,7 @@ class Pairs:
 
     def __init__(self, folder):
         self.folder, self.tensors, self.seen = Path(folder) / "cache", {}, set()
+        check_vae(self.folder)
         self.refresh()
 
     def refresh(self):
