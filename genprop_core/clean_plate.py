@@ -17,8 +17,9 @@ from .behind import WRONG, Behind, box_of
 from .clip_input import as_sharp_as, at_size
 from .compositing import THRESHOLD, alpha
 from .confidence import MARGIN
+from .crop import edit_mask
 from .frames import as_bytes, as_float
-from .passing import difference, edited, picture_of
+from .passing import difference, picture_of
 
 
 @dataclass
@@ -84,8 +85,8 @@ class _Laying:
                 keyframe = at_size(given[index], self.source)[0]
                 if _disagree(behind, keyframe, mask) and index not in self.laid.overruled:
                     self.laid.overruled.append(index)
-                differs = edited(as_sharp_as(given[index], frame), keyframe)
-                behind.take(keyframe, alpha(differs.float()[None, None], margin, 0)[0, 0] > 0)
+                differs = edit_mask(as_sharp_as(given[index], frame), keyframe)
+                behind.take(keyframe, alpha(differs[None], margin, 0)[0, 0] > 0)
             self._put(index, behind, edit, own, mask)
             last = index
 
