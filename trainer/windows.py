@@ -64,12 +64,11 @@ def loader(windows: Windows, batch: GlobalBatch, first: int, last: int, process:
 def to_device(batch: dict, device) -> dict:
     """A batch with its tensors on a device; names stay."""
 
-    # only CUDA keeps what is still being copied; elsewhere it may be gone before
-    apart = torch.device(device).type == "cuda"
-
     def move(value):
         if isinstance(value, dict):
             return {k: move(v) for k, v in value.items()}
-        return value.to(device, non_blocking=apart) if isinstance(value, torch.Tensor) else value
+        if not isinstance(value, torch.Tensor):
+            return value
+        return value.to(device, non_blocking=value.is_pinned())  # other memory may be gone before it is copied
 
     return move(batch)
