@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from .clip_input import check_aspect, check_keyframes, check_mask
+from .clip_input import check_keyframes, check_mask
 from .errors import GenPropError
 from .frames import as_float
 from .images import SUFFIXES
@@ -46,18 +46,17 @@ def read_clip(arguments) -> ClipFiles:
     files = ClipFiles(video, {})
     pairs = [(index, read_image(path).movedim(-1, 0)) for index, path in keyframe_paths(arguments.keyframe)]
     files.keyframes = check_keyframes(pairs, files.frames)
-    files.mask = check_mask(_mask(arguments.mask, files.frames), files.frames)
+    files.mask = check_mask(_mask(arguments.mask), files.frames)
     files.truth = _truth(arguments, files.frames)
     return files
 
 
-def _mask(path, frames):
+def _mask(path):
     """uint8 [1 or T,1,h,w] from an image, a video or a folder of images; white where the edit is."""
     if path is None:
         return None
     one = Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
     pictures = read_image(path)[None] if one else read_video(path).frames
-    check_aspect(pictures.shape[1:3], frames.shape[-2:], what="mask")
     return pictures[..., 0][:, None].clone()  # [T,h,w,3] -> [T,1,h,w]; a clone, so that the rest can go
 
 

@@ -161,11 +161,11 @@ class GenPropPropagate(io.ComfyNode):
 
 def bar(preview=lambda: None):
     """A function progress(done, total) that moves the node's bar, and stops the node when Cancel was pressed."""
-    bar = comfy.utils.ProgressBar(1)
+    own = comfy.utils.ProgressBar(1)
 
     def progress(done, total):
         mm.throw_exception_if_processing_interrupted()  # which the bar leaves out when it moves by less than it shows
-        bar.update_absolute(done, total, preview())
+        own.update_absolute(done, total, preview())
 
     return progress
 
