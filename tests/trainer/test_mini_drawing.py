@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from noise_pairs import noise_batch, work_folder
 from pretend_device import pretend_device
 
 from genprop_core.base import MINI_SAMPLED, load_base
@@ -18,19 +19,13 @@ from trainer.mini.drawing import LATENTS, LEVELS, PIXELS, drawn_loss, half_way
 from trainer.mini.export import unpack
 
 
-def _batch(count=1, seed=0):
-    g = torch.Generator().manual_seed(seed)
-    names = {"source": (8, 4, 16, 16), "target": (8, 4, 16, 16), "image": (4, 16, 16), "clip": (1, 64)}
-    return {k: torch.randn(count, *shape, generator=g) for k, shape in names.items()}
-
-
 @pytest.fixture(scope="module")
 def mini():
     return load_base("mini")
 
 
 def test_half_way_is_where_the_sampler_is(mini):
-    batch = _batch()
+    batch = noise_batch()
     condition = base.make_condition(batch)
     noise = torch.randn(batch["target"].shape, generator=torch.Generator().manual_seed(1))
     expected, _ = sample(mini.unet, None, condition, noise, SamplerSettings(**MINI_SAMPLED))
@@ -92,7 +87,7 @@ def test_clips_drawn_by_other_processes_are_encoded_the_same(tmp_path, monkeypat
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_what_is_drawn_as_it_should_be_costs_nothing_in_pixels(mini, seed):
-    batch = _batch(2)
+    batch = noise_batch(2)
     condition, at = base.make_condition(batch), torch.tensor([1, 6])
 
     def loss(truth, clean):
@@ -113,22 +108,9 @@ def test_what_is_drawn_as_it_should_be_costs_nothing_in_pixels(mini, seed):
 
 
 def _work(folder):
-    """A work folder with the shipped VAE and base, and 50 pairs of noise in its cache; what to start the base from."""
-    unpack(folder)
-    start = folder / "start.safetensors"
+    """A work folder with pairs; what to start the base from."""
+    start = work_folder(folder) / "start.safetensors"
     (folder / "base.safetensors").rename(start)
-    torch.manual_seed(0)
-    rows = {k: v.half() for k, v in _batch(50).items() if k in ("source", "target")}
-    rows["mask"] = torch.zeros(50, 8, 1, 16, 16, dtype=torch.half)
-    for side in ("source", "target"):
-        rows[f"key_{side}"] = torch.randn(50, 2, 4, 16, 16).half()
-        rows[f"clip_{side}"] = torch.randn(50, 2, 64).half()
-    made_by = {"vae": cache.digest_of_vae(folder)}
-    for shard in (0, 1):
-        part, name = slice(25 * shard, 25 * shard + 25), f"{25 * shard:06d}.safetensors"
-        save_tensors(folder / "cache" / name, {k: v[part].contiguous() for k, v in rows.items()}, made_by)
-        pictures = {side: torch.randint(0, 256, (25, 8, 3, 128, 128), dtype=torch.uint8) for side in cache.SIDES}
-        save_tensors(folder / "cache" / (cache.PICTURES + name), pictures, made_by)
     return start
 
 

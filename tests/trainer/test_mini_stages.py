@@ -192,18 +192,20 @@ def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
 
 def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypatch, capsys):
     ran = []
-    for stage in ("vae", "base", "adapters"):
+    for stage in ("vae", "base", "adapters", "long"):
         def train(work, minutes, seed, device, stage=stage, **extra):
             ran.append((stage, round(minutes), seed, extra))
             if minutes > 100:
                 raise GenPropError("no more")
         monkeypatch.setattr(f"trainer.mini.{stage}.train", train)  # fmt: skip
     monkeypatch.setattr("trainer.mini.cache.build", lambda work, pairs, *_: ran.append(("cache", pairs)))
+    monkeypatch.setattr("trainer.mini.rollouts.build", lambda work, clips, *_: ran.append(("rollouts", clips)))
     monkeypatch.setattr("trainer.mini.export.pack", lambda work: ran.append("pack") or "packed")
-    assert main(["all", "--minutes", "100", "--pairs", "50", "--seed", "3", "--batch", "8"]) == 0
+    assert main(["all", "--minutes", "100", "--pairs", "50", "--long_clips", "30", "--seed", "3", "--batch", "8"]) == 0
     batch, start = {"batch_size": 8}, {"start": None}
-    base, adapters = ("base", 48, 3, batch | start), ("adapters", 48, 3, batch | start | {"selective": 0.25})
-    assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters, "pack"]
+    base, adapters = ("base", 44, 3, batch | start), ("adapters", 44, 3, batch | start | {"selective": 0.25})
+    last = [("rollouts", 30), ("long", 8, 3, batch | start), "pack"]
+    assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters, *last]
     assert capsys.readouterr().out.endswith(f"--base packed --adapters {Path('output/mini/adapters.safetensors')}\n")
     assert main(["all", "--minutes", "1000"]) == 2 and ran[-1][0] == "base"
     assert main(["all", "--start", "x.safetensors"]) == 2

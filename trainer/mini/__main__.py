@@ -2,41 +2,43 @@
 
 import argparse
 import sys
-from pathlib import Path
 
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.offload import Placement
 
 # of the minutes of `all`; the cache and packing come on top
-SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240, "pack": 0}
-SELECTIVE = 0.25  # of the adapters that `all` trains
+SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240, "rollouts": 0, "long": 45, "pack": 0}
+SELECTIVE = {"adapters": 0.25}  # of what `all` trains
 
 
 def main(argv=None) -> int:
     """Runs a stage; returns the exit code. What a user can put right is one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m trainer.mini", description=__doc__)
     parser.add_argument("stage", choices=["all", *SHARES, "export", "unpack", "ablation"],
-                        help="all: vae, cache, base, adapters and pack, one after the other; pack: what was trained, "
+                        help="all: vae to pack, one after the other; pack: what was trained, "
                         "to be tried with --base and --adapters; export: in the place of what ships")  # fmt: skip
-    parser.add_argument("--minutes", type=float, default=60, help="time for the stage, or for all stages but the "
-                        "cache, resumes included (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--minutes", type=float, default=60, help="time for the stage, or for all stages but "
+                        "cache and rollouts, resumes included (default: %(default)s)")  # fmt: skip
     parser.add_argument("--steps", type=int, default=1000, help="of every variant (stage ablation)")
     parser.add_argument("--only", metavar="WORDS", help="variants with one of these words in their names, by commas")
     parser.add_argument("--clips", type=int, default=16, help="held-out clips to score a variant on (stage ablation)")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs to encode (stage cache)")
+    parser.add_argument("--long_clips", type=int, default=100, help="clips to make and encode (stage rollouts)")
     parser.add_argument(
         "--work", default="output/mini", help="folder for states, caches and logs (default: %(default)s)"
     )
     parser.add_argument(
-        "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters)"
+        "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters); "
+        "adapters to make clips with, or to go on from, instead of the work folder's (stages rollouts and long)",
     )
     parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (default: 0.06 in "
-                        "stage adapters, 0.25 in all)")  # fmt: skip
+                        "stage adapters, 0.4 in stage long, 0.25 and 0.4 in all)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="torch device to encode and train on (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="of a step: crops (vae: 16 by default) or clips (base: 4, "
-                        "adapters: 2)")  # fmt: skip
-    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache)")
+                        "adapters and long: 2)")  # fmt: skip
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache) "
+                        "or make them (stage rollouts, on a CPU: one per core)")  # fmt: skip
     arguments = parser.parse_args(argv)
     if arguments.batch is not None and arguments.batch < 1:
         parser.error(f"--batch must be at least 1, got {arguments.batch}")
@@ -55,9 +57,9 @@ def _all(arguments, device):
     """Every stage with its share of the minutes. Run again, it goes on in the stage where it was stopped."""
     if arguments.start is not None:
         raise GenPropError("The stage all trains from scratch: leave out --start, or run base and adapters one by one.")
-    selective = SELECTIVE if arguments.selective is None else arguments.selective
     for stage, share in SHARES.items():
         print(f"{stage}:", flush=True)
+        selective = SELECTIVE.get(stage) if arguments.selective is None else arguments.selective
         own = {"stage": stage, "minutes": arguments.minutes * share / sum(SHARES.values()), "selective": selective}
         _stage(argparse.Namespace(**vars(arguments) | own), device)
 
@@ -68,11 +70,15 @@ def _stage(arguments, device):
 
         build(arguments.work, arguments.pairs, device, arguments.workers)
         return
-    if arguments.stage == "pack":
-        from .export import pack
+    if arguments.stage == "rollouts":
+        from .rollouts import build as roll
 
-        adapters = Path(arguments.work) / "adapters.safetensors"
-        print(f"to try it, add: --base {pack(arguments.work)} --adapters {adapters}")
+        roll(arguments.work, arguments.long_clips, arguments.start, device, arguments.workers)
+        return
+    if arguments.stage == "pack":
+        from .export import latest_adapters, pack
+
+        print(f"to try it, add: --base {pack(arguments.work)} --adapters {latest_adapters(arguments.work)}")
         return
     if arguments.stage == "export":
         from .export import export
@@ -93,12 +99,14 @@ def _stage(arguments, device):
         from .vae import train
     elif arguments.stage == "base":
         from .base import train
-    else:
+    elif arguments.stage == "adapters":
         from .adapters import train
+    else:
+        from .long import train
     extra = {"device": device} | ({} if arguments.batch is None else {"batch_size": arguments.batch})
     if arguments.stage != "vae":
         extra["start"] = arguments.start
-    if arguments.stage == "adapters" and arguments.selective is not None:
+    if arguments.stage in ("adapters", "long") and arguments.selective is not None:
         extra["selective"] = arguments.selective
     print(train(arguments.work, arguments.minutes, arguments.seed, **extra))
 

@@ -1,6 +1,7 @@
 """Stage 3 of the mini: the adapters, by the trainer's own step, on cached latents of generated pairs."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -28,7 +29,7 @@ GRAD_EVERY = 4  # L_grad costs two more passes of the SCE, so only every fourth 
 HANDED_EVERY = 3  # steps from keyframes of the adapters' own making, once they can make some
 
 
-def _terms(unet, taps, adapters, batch, seeds, settings, selective=1.0):
+def terms_of(unet, taps, adapters, batch, seeds, settings, selective=1.0):
     device = batch["target"].device
     random = to_device(stack([draw(seed, batch["target"].shape[1:], settings) for seed in seeds]), device)
     with autocast(device):
@@ -42,7 +43,7 @@ def _check(unet, taps, adapters, pairs):
     rows, sums, device = torch.arange(CHECK), {}, next(unet.parameters()).device
     for part in rows.split(8):
         batch = pairs.batch(part, torch.zeros(len(part), dtype=torch.bool), device=device)
-        terms = _terms(unet, taps, adapters, batch, part.tolist(), SETTINGS)
+        terms = terms_of(unet, taps, adapters, batch, part.tolist(), SETTINGS)
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + value.item() * len(part) / CHECK
     return sums
@@ -63,6 +64,32 @@ def take_over(adapters, earlier):
     if adapters.shown is not None and earlier.shown is None and earlier.selection is not None:
         torch.nn.init.constant_(adapters.shown.gain, 1 / GAIN_SPEED)
     return same
+
+
+def optimised(adapters):
+    """Their trainable parameters, AdamW for them, in which what was copied from the base is slower, and their EMA."""
+    trainable = adapters.trainable()
+    copied = [p for p in adapters.sce.parameters() if p.requires_grad]
+    groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
+    return trainable, torch.optim.AdamW(groups, lr=PEAK_RATE, weight_decay=0.01), EMA(trainable, 0.999)
+
+
+def export(stage, adapters, unet, trainable, ema, provenance, check) -> dict:
+    """Writes the averaged weights as adapters in half precision, named like the stage; logs and returns check()."""
+    kept = [p.detach().clone() for p in trainable]
+    ema.copy_to()
+    facts = check()
+    save_adapters(
+        stage.folder / f"{stage.name}.safetensors",
+        adapters,
+        Fingerprint.of_unet(unet),
+        provenance | {"steps": stage.step, "minutes": round(stage.elapsed / 60, 1)},
+    )
+    with torch.no_grad():
+        for parameter, value in zip(trainable, kept):
+            parameter.copy_(value)
+    stage.log(check=facts)
+    return facts
 
 
 def state_name(config: dict) -> str:
@@ -103,11 +130,7 @@ def train(
     peak = PEAK_RATE
     if found is not None and take_over(adapters, found.adapters):
         peak, shares = CONTINUED_RATE, (0.0, 0.0)
-    trainable = adapters.trainable()
-    copied = [p for p in adapters.sce.parameters() if p.requires_grad]
-    groups = [{"params": copied, "scale": 1.0}, {"params": trainable[len(copied) :], "scale": NEW_LAYERS}]
-    optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, weight_decay=0.01)
-    ema = EMA(trainable, 0.999)
+    trainable, optimizer, ema = optimised(adapters)
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)
     stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
@@ -116,27 +139,16 @@ def train(
     if found is not None:
         provenance["started_from"] = found.digest
 
-    def export():
-        kept = [p.detach().clone() for p in trainable]
-        ema.copy_to()
-        facts = _check(unet, taps, adapters, pairs)
-        save_adapters(
-            stage.folder / f"{name}.safetensors",
-            adapters,
-            Fingerprint.of_unet(unet),
-            provenance | {"steps": stage.step, "minutes": round(stage.elapsed / 60, 1)},
-        )
-        with torch.no_grad():
-            for parameter, value in zip(trainable, kept):
-                parameter.copy_(value)
-        stage.log(check=facts)
-        return facts
-
     if found is not None and stage.step == 0:
         stage.log(started_from=found.digest)
     without_grad = replace(settings, loss=replace(settings.loss, beta_grad=0.0))
     saved, running, counted = stage.elapsed, {}, 0
     with attach(unet, adapters.config.num_blocks) as taps:
+
+        def save():
+            check = partial(_check, unet, taps, adapters, pairs)
+            return export(stage, adapters, unet, trainable, ema, provenance, check)
+
         while stage.progress < 1:
             g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)
             rows = torch.randint(CHECK, len(pairs), (batch_size,), generator=g)
@@ -147,7 +159,7 @@ def train(
                 current = replace(current, handed_on=stage.step % handed_every == handed_every - 1)
             seeds = range(stage.step * batch_size, (stage.step + 1) * batch_size)
             share = selective * selectivity(stage.progress, 1, *shares)
-            terms = _terms(unet, taps, adapters, batch, seeds, current, share)
+            terms = terms_of(unet, taps, adapters, batch, seeds, current, share)
             norm = stage.descend(terms["total"])
             for key, value in (terms | {"norm": norm}).items():
                 running[key] = running.get(key, 0.0) + value.item()
@@ -157,9 +169,9 @@ def train(
                 running, counted = {}, 0
                 pairs.refresh()
             if stage.step % 1000 == 0:
-                export()
+                save()
             if stage.elapsed - saved > 180:
                 stage.save()
                 saved = stage.elapsed
         stage.save()
-        return export()
+        return save()

@@ -68,6 +68,12 @@ def pack(folder) -> Path:
     return folder / PACKED
 
 
+def latest_adapters(folder) -> Path:
+    """Those of the last stage that made some in the work folder."""
+    last = Path(folder) / "long.safetensors"
+    return last if last.exists() else last.with_name("adapters.safetensors")
+
+
 def unpack(folder, path=MINI_BASE):
     """The shipped base as vae.safetensors and base.safetensors of a work folder, to train new adapters for it."""
     states, _ = read_mini(path)
@@ -98,7 +104,7 @@ def export(folder, assets=ASSETS, curves=FOLDER):
 
     A stage that was not run in the work folder (`unpack`) keeps its curve. Raises GenPropError without adapters.
     """
-    folder, adapters = Path(folder), Path(folder) / "adapters.safetensors"
+    folder, adapters = Path(folder), latest_adapters(folder)
     if not adapters.exists():
         raise GenPropError(
             f"Expected trained adapters at {adapters}, but there are none. "
@@ -109,8 +115,9 @@ def export(folder, assets=ASSETS, curves=FOLDER):
     shutil.copyfile(adapters, shipped)
     export_sample(sample)
     curves.mkdir(parents=True, exist_ok=True)
-    for stage in (*PARTS, "adapters"):
+    for stage in (*PARTS, "adapters", "long"):
+        curve = "adapters" if stage == "long" else stage  # it goes on from them
         if (folder / f"{stage}.jsonl").exists():
             rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, stage))
-            (curves / f"{curve_name(curves, stage, rows)}.jsonl").write_text(rows, encoding="utf-8")
+            (curves / f"{curve_name(curves, curve, rows)}.jsonl").write_text(rows, encoding="utf-8")
     plot(curves, curves / "curves.png")
