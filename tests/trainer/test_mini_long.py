@@ -2,12 +2,12 @@
 
 import re
 import shutil
-from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
 from noise_pairs import noise_batch, work_folder
+from pretend_device import pretend_device
 
 from genprop_core.assets import MINI_ADAPTERS
 from genprop_core.attach import attach
@@ -269,7 +269,20 @@ def test_the_stage_learns_goes_on_and_says_what_it_made(tmp_path, short, monkeyp
     assert load_adapters(tmp_path / "assets" / "mini" / "adapters.safetensors").digest == after.digest
     new = {p.name for p in curves.glob("*.jsonl")} - {p.name for p in FOLDER.glob("*.jsonl")}
     assert len(new) == 1 and new.pop().startswith("adapters_continued_")
+    shutil.copyfile(work / "long.safetensors", work / "adapters.safetensors")
+    with pytest.raises(GenPropError, match=r"Expected .*long\.safetensors to go on from .*Remove the files long"):
+        export(work, tmp_path / "assets", curves)
     monkeypatch.setattr(long, "CHECK_FROM", 4)
     with pytest.raises(GenPropError, match=r"Expected more than 4 long clips, got 4\. Run the stage rollouts"):
         long.train(work, 0, start=MINI_ADAPTERS, steps=5)
-    assert replace(long.WITHOUT, worn_keyframes=0.3) == long.SETTINGS
+
+
+def test_both_stages_run_on_another_device(tmp_path, short, monkeypatch):
+    monkeypatch.setattr(long, "CHECK", 1)
+    monkeypatch.setattr(long, "CHECK_FROM", 1)
+    work = _work(tmp_path, 2)
+    with pretend_device() as device:
+        rollouts.build(work, 3, MINI_ADAPTERS, device=device)
+        long.train(work, 0, start=MINI_ADAPTERS, steps=2, device=device, batch_size=1)
+    made = load_tensors(work / "long.safetensors")[0] | load_tensors(rollouts.Rollouts(work).files[-1])[0]
+    assert all(type(v) is torch.Tensor and v.device.type == "cpu" for v in made.values())

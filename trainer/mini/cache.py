@@ -60,8 +60,8 @@ def digest_of_vae(folder) -> str:
     return weights_digest(load_vae(folder))
 
 
-def check_vae(cache: Path) -> None:
-    """Raises GenPropError where a shard of the cache was made by another VAE than the one beside it now."""
+def check_vae(cache: Path) -> list[Path]:
+    """The shards of a folder. Raises GenPropError where one was made by another VAE than the one beside it now."""
     shards = sorted(cache.glob("[0-9]*.safetensors"))
     now = digest_of_vae(cache.parent) if shards else None
     for path in shards:
@@ -71,8 +71,9 @@ def check_vae(cache: Path) -> None:
             raise GenPropError(
                 f"Expected latents of the VAE in {cache.parent} ({now}), but {path} has those of another "
                 f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.* and "
-                "adapters.* beside it, and run the stage cache again."
+                f"adapters.* beside it, and run the stage {cache.name} again."
             )
+    return shards
 
 
 class _Clips(Dataset):

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from genprop_core.assets import ASSETS, MINI_ADAPTERS, MINI_BASE, SAMPLE
+from genprop_core.checkpoint import load_adapters
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.mini import read_mini, save_mini
@@ -69,9 +70,19 @@ def pack(folder) -> Path:
 
 
 def latest_adapters(folder) -> Path:
-    """Those of the last stage that made some in the work folder."""
-    last = Path(folder) / "long.safetensors"
-    return last if last.exists() else last.with_name("adapters.safetensors")
+    """Those of the last stage that made some in the work folder.
+
+    Raises GenPropError where the stage adapters has trained on since the stage long went on from it.
+    """
+    first, last = (Path(folder) / f"{stage}.safetensors" for stage in ("adapters", "long"))
+    if last.exists() and first.exists():
+        started, now = load_adapters(last).provenance.get("started_from"), load_adapters(first).digest
+        if started != now:
+            raise GenPropError(
+                f"Expected {last} to go on from {first} ({now}), but it went on from {started}. "
+                "Remove the files long.* and run the stage long again, or remove the one that you do not want."
+            )
+    return last if last.exists() else first
 
 
 def unpack(folder, path=MINI_BASE):

@@ -1,4 +1,4 @@
-"""Stage 5 of the mini: the adapters go on for clips of many windows, on long clips of their own making (`rollouts`).
+"""Last stage of the mini: the adapters go on for clips of many windows, on long clips of their own making (`rollouts`).
 
 Every other step takes pairs of the cache instead: a long clip has one scene only, and there are few of them. Most steps
 draw as the mini is sampled and are compared in pixels, as in the base's stage (`drawing`); the others are the

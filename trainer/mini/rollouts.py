@@ -24,7 +24,7 @@ from genprop_core.metrics import psnr
 from genprop_core.next_keyframe import NextKeyframe
 from genprop_core.pipeline import GenProp, PropagateSettings
 
-from .cache import digest_of_vae
+from .cache import check_vae, digest_of_vae
 from .clips import FRAMES, Clip, make_clip
 from .export import pack
 from .precision import autocast, bfloat16_pays
@@ -128,7 +128,7 @@ def build(folder, clips: int, adapters=None, device="cpu", workers=0):
     if not adapters.exists():
         raise GenPropError(f"Expected adapters to make clips with in {adapters}, but there are none. Run that stage.")
     rolls = Path(folder) / FOLDER
-    check(folder)
+    check_vae(rolls)
     files = {seed: rolls / f"{seed}.safetensors" for seed in range(FIRST_SEED, FIRST_SEED + clips)}
     missing = [seed for seed, file in files.items() if not file.exists()]
     if not missing:
@@ -146,27 +146,13 @@ def build(folder, clips: int, adapters=None, device="cpu", workers=0):
         print(f"rollouts: {seed - FIRST_SEED + 1} of {clips} clips", flush=True)
 
 
-def check(folder) -> list[Path]:
-    """The clips in a work folder. Raises GenPropError where they are of another VAE than the one beside them."""
-    files = sorted((Path(folder) / FOLDER).glob("*.safetensors"))
-    now = digest_of_vae(folder) if files else None
-    for path in files:
-        with open_tensors(path) as file:
-            if (file.metadata() or {}).get("vae") != now:
-                raise GenPropError(
-                    f"Expected latents of the VAE in {folder} ({now}), but {path} has those of another. "
-                    f"Remove {path.parent} and run the stage rollouts again."
-                )
-    return files
-
-
 class Rollouts:
     """The clips of a work folder in memory, but for their pictures. Raises GenPropError where there are none."""
 
     PICTURES = ("truth", "area")
 
     def __init__(self, folder):
-        self.files = check(folder)
+        self.files = check_vae(Path(folder) / FOLDER)
         if not self.files:
             raise GenPropError(
                 f"Expected long clips in {Path(folder) / FOLDER}, but there are none. "
