@@ -14,7 +14,22 @@ from .sce import SelectiveContentEncoder
 
 GATE_TERMS = 8
 NEAR = 3  # side of the window, in latent pixels, within which something near was edited
+FOUND, MISSED = 0.9, 0.6  # of a known region: from there on the selection found it by itself, up to there missed it
 GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
+
+
+def with_region(edited: torch.Tensor, region: torch.Tensor | None) -> torch.Tensor:
+    """Probability [...,1,h,w] that a place is edited, with what is known of it: `region`, of the same shape, or None.
+
+    A frame in which the selection has found the most of the region by itself is left to it: its rims are finer.
+    """
+    if region is None:
+        return edited
+    region = region.to(edited)
+    sums = [v.flatten(-3).sum(-1)[..., None, None, None] for v in (edited * region, region)]
+    found = sums[0] / sums[1].clamp(min=1e-6)
+    missed = ((FOUND - found) / (FOUND - MISSED)).clamp(0, 1)
+    return torch.maximum(edited, missed * region)
 
 
 def norm_groups(channels: int) -> int:
@@ -167,15 +182,16 @@ class GenPropAdapters(nn.Module):
             raise GenPropError(f"Expected a task these adapters know ({', '.join(self.config.tasks)}), got {task!r}.")
         return self.config.tasks.index(task)
 
-    def encode(self, source, keyframe, clip_embedding, micro, task, first_features=None, c_noise=None):
+    def encode(self, *inputs, region=None):
         """What is injected at every tap before the gate: a list of [B*T,C,h,w], None where a tap is not used.
 
-        Arguments as in `SelectiveContentEncoder.forward`. In the static form this runs once per window.
+        Arguments as in `SelectiveContentEncoder.forward`. region: [B,T,1,h,w] in [0,1], where the picture is
+        known to be edited: see `with_region`. In the static form this runs once per window.
         """
-        return self.encode_and_select(source, keyframe, clip_embedding, micro, task, first_features, c_noise)[0]
+        return self.encode_and_select(*inputs, region=region)[0]
 
-    def encode_and_select(self, *inputs):
-        """`encode`'s list, and the selection's logits of the edited region [B,T,1,h,w] (None without a selection)."""
+    def encode_and_select(self, *inputs, region=None):
+        """`encode`'s list, and the selection's own logits of the edited region [B,T,1,h,w], None without one."""
         features = self.sce(*inputs)
         injected = [
             layer(feature) if isinstance(layer, Injection) else None
@@ -184,7 +200,7 @@ class GenPropAdapters(nn.Module):
         if self.selection is None:
             return injected, None
         logits = self.selection(features)
-        keep = 1 - logits.sigmoid()
+        keep = 1 - with_region(logits.sigmoid(), None if region is None else region.flatten(0, 1))
         counts = keep if self.shown is None else self.selection.near(keep)
         injected = [f if f is None else f * F.interpolate(counts, size=f.shape[-2:], mode="area") for f in injected]
         if self.shown is not None:

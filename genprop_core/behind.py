@@ -28,7 +28,7 @@ class Behind:
     """
 
     def __init__(self, source: torch.Tensor, edit: torch.Tensor, scale: float = 1.0):
-        self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), _disc(round(NEARBY * scale))
+        self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), disc(round(NEARBY * scale))
         self.picture = self.frame.astype(np.float32)
         self.known = (~self.edit).astype(np.float32)
         self.shown = 0 * self.known  # where it is the keyframe's, never seen in the source
@@ -96,5 +96,6 @@ def box_of(mask: np.ndarray) -> tuple[slice, slice]:
     return tuple(slice(at[0], at[-1] + 1) if len(at) else slice(0, 0) for at in (rows, columns))
 
 
-def _disc(radius: int) -> np.ndarray:
+def disc(radius: int) -> np.ndarray:
+    """The kernel that grows or shrinks a mask by `radius` pixels in every direction."""
     return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

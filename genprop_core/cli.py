@@ -105,6 +105,13 @@ def _clip_arguments(parser):
         "there (default: %(default)s)",
     )
     clip.add_argument(
+        "--look-ahead",
+        choices=SWITCH,
+        default="on",
+        help="with --task remove: follow the removed thing through the source, so that it is not taken for what is to "
+        "stay when it was hidden (default: %(default)s)",
+    )
+    clip.add_argument(
         "--inner-keyframes",
         choices=SWITCH,
         default="off",
@@ -127,7 +134,12 @@ def _clip_arguments(parser):
         help="write result.mp4 and mask.mp4 without loss, to compare or to work on: large files that few players show "
         "(default: %(default)s)",
     )
-    clip.add_argument("--mask", type=Path, help="your own mask, white where the edit is: an image, a video or a folder")
+    clip.add_argument(
+        "--mask",
+        type=Path,
+        help="your own mask, white where the edit is: an image for all frames; or a video or a folder with one for "
+        "each, which tell the model as well where it is",
+    )
     clip.add_argument(
         "--mask-mode",
         choices=("replace", "join"),

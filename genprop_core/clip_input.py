@@ -6,6 +6,7 @@ import torch
 
 from .colour import KINDS
 from .compositing import THRESHOLD
+from .conditioning import mask_to_latents
 from .confidence import to_size
 from .errors import GenPropError
 from .fit import Fit
@@ -133,12 +134,14 @@ def as_sharp_as(keyframe, frame) -> torch.Tensor:
 @dataclass
 class View:
     """A clip at the working size, a window at a time. source [T,3,H,W]; fit: from its size to the working one;
-    given: the user's mask [1 or T,1,H,W] or None, which replaces or joins (mode) the predicted one."""
+    given: the user's mask [1 or T,1,H,W] or None, which replaces or joins (mode) the predicted one. per_frame: whether
+    it was given frame by frame, so that it is no more than the edit."""
 
     source: torch.Tensor
     fit: Fit
     given: torch.Tensor | None = None
     mode: str = "replace"
+    per_frame: bool = False
 
     def frames(self, indices) -> torch.Tensor:
         """[n,3,*fit.size] float in [0,1]."""
@@ -156,6 +159,18 @@ class View:
             return found if own is None else self.fit.apply(own)
         own = self.fit.apply(own)
         return own if self.mode == "replace" else torch.maximum(own, found)
+
+    def region(self, indices):
+        """Where the user's masks say that the picture is edited, float [n,1,h,w] at latent size, or None. One mask for
+        all frames says no more than where to look."""
+        if self.given is None or not self.per_frame:
+            return None
+        return mask_to_latents(self.fit.apply(self.own(indices)))
+
+    @property
+    def says_all(self) -> bool:
+        """Whether the user's masks say of every frame where the edit is, and nothing else does."""
+        return self.given is not None and self.per_frame and self.mode == "replace"
 
     def own(self, indices):
         """The user's masks of these frames, float [n,1,H,W] at the source's size, or None."""

@@ -7,7 +7,7 @@ from .crop import boxes, edit_mask, plan_crop
 def find_region(view, keyframes, first_pass):
     """(crop.Crop or None, what the first pass made or None).
 
-    view: `clip_input.View` of whole frames. first_pass() -> `window_chain.Made`, run only where it can decide: not
+    view: `clip_input.View` of whole frames. first_pass() -> `made.Made`, run only where it can decide: not
     where the edit is large in a keyframe already, nor where the user's mask says where the edit is.
     """
     frames, sizes = view.source, (tuple(view.source.shape[-2:]), view.fit.size)

@@ -123,6 +123,8 @@ class Condition:
     image_latents: [B,T,4,h,w] unscaled, the (noise-augmented) keyframe seen by the UNet, one per frame.
     clip: [B,1,D]; micro: [B,3]; task: [B] indices.
     source: [B,T,4,h,w] scaled latents of the source video; keyframe: [B,T,4,h,w] unscaled, what the SCE reads.
+    region: [B,T,1,h,w] in [0,1], where the picture is known to be edited, so that the source is not kept there even if
+    the adapters' selection has missed it; None where nothing is known.
     """
 
     image_latents: torch.Tensor
@@ -131,9 +133,14 @@ class Condition:
     task: torch.Tensor
     source: torch.Tensor
     keyframe: torch.Tensor
+    region: torch.Tensor | None = None
 
     def to(self, device) -> "Condition":
-        return replace(self, **{k: v.to(device) for k, v in vars(self).items()})
+        return self.each(lambda value: value.to(device))
+
+    def each(self, change) -> "Condition":
+        """With every tensor changed alike."""
+        return replace(self, **{k: change(v) for k, v in vars(self).items() if v is not None})
 
 
 def repeat_over_frames(latents: torch.Tensor, num_frames: int) -> torch.Tensor:

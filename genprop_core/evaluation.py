@@ -5,10 +5,12 @@ import time
 import torch
 
 from . import conditioning as cond
+from .long_clip import ClipSettings
 from .metrics import mean_over_clips, score
 from .pipeline import GenProp, PropagateSettings, Result
 
 KEYS = ("psnr", "ssim", "psnr_outside", "psnr_inside", "mask_iou", "removed")
+ALONE = ClipSettings(look_ahead=False)  # what is scored is what adapters find, not what is found for them
 FLOORS = ("copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd")
 
 

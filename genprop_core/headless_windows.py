@@ -23,13 +23,13 @@ class HeadlessWindows:
         self.removes = settings.task == REMOVE
         self.seconds, self.latents = dict.fromkeys(PHASES, 0.0), None
 
-    def run(self, source, keyframe, *, noise, guided=True, progress=None):
+    def run(self, source, keyframe, *, noise, region=None, guided=True, progress=None):
         """See `WindowModel.run`. Running out of memory is one line that names the settings that help."""
         pipeline, settings, vae = self.pipeline, self.settings, self.pipeline.base.vae
         frames, _, height, width = source.shape
         what, clock = f"{frames} frames at {width}x{height}", [time.perf_counter()]
         with pipeline.explained("encoding", what):
-            condition = pipeline.condition(source, keyframe, settings, settings.seed)
+            condition = pipeline.condition(source, keyframe, settings, settings.seed, region)
         clock.append(time.perf_counter())
         with pipeline.explained("sampling", what):
             sampler = settings.sampler if guided else settings.sampler.unguided()

@@ -22,8 +22,9 @@ from .conditioning import hide
 from .confidence import advice, doubtful_ranges
 from .fit import Fit, plan_fit
 from .frames import as_bytes
+from .made import Made
 from .shots import find_shots
-from .window_chain import Chain, Made, blended
+from .window_chain import Chain, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs
 
@@ -42,8 +43,9 @@ class ClipSettings:
     holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
     what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
-    whether such a frame has, behind a removed thing, what was seen there before. clean_plate: whether the finished
-    clip has there what is in sight in any other frame of the shot, before or after, or in a keyframe.
+    whether such a frame has, behind a removed thing, what was seen there before. look_ahead: whether a removed thing is
+    followed through the source ahead of the model, which then never keeps the source there. clean_plate: whether the
+    finished clip has there what is in sight in any other frame of the shot, before or after, or in a keyframe.
     """
 
     window: int | None = None
@@ -64,6 +66,7 @@ class ClipSettings:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
+    look_ahead: bool = True
     clean_plate: bool = False
 
 
@@ -133,6 +136,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.guide_later,
         settings.passing,
         settings.behind,
+        settings.look_ahead,
     )
     runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
     chain.counter.ahead = sum(chain.count(run) for run in runs)
@@ -164,7 +168,8 @@ def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = Non
     check_shows_something(mask, settings.mask_mode)
     fit = plan_fit(*frames.shape[-2:], model.size_multiple, settings.size) if fit is None else fit
     shots = find_shots(frames) if settings.find_shots else [(0, len(frames))]
-    return View(frames, fit, mask, settings.mask_mode), keyframes, shots
+    per_frame = mask is not None and len(mask) > 1
+    return View(frames, fit, mask, settings.mask_mode, per_frame), keyframes, shots
 
 
 def propagate_clip(
@@ -194,7 +199,7 @@ def propagate_clip(
         if given is not None:
             given = torch.cat([region.cut(as_bytes(view.own([i])), start=i) for i in range(len(frames))])
         cut = torch.cat([as_bytes(region.cut(frames[i : i + 1], start=i)) for i in range(len(frames))])
-        view = View(cut, inner, given, settings.mask_mode)
+        view = View(cut, inner, given, settings.mask_mode, view.per_frame)
         keyframes = {k: region.cut(at_size(f, frames), start=k)[0] for k, f in keyframes.items()}
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made

@@ -13,6 +13,7 @@ from .confidence import MARGIN
 from .frames import as_float
 from .passing import Passing, edited
 
+UNKNOWN = object()  # None is a motion that could not be found
 FAR = 24  # pixels from the mask, three latent cells: so far the edit may reach where the mask has lost some of it
 
 
@@ -28,20 +29,25 @@ class NextKeyframe:
         self.passing = Passing(source, keyframe) if anchor and passing else None
         self.behind = None
         if anchor and behind:
-            edit = _grown(edited(source, keyframe).float()[None, None], MARGIN)
+            edit = grown(edited(source, keyframe).float()[None, None], MARGIN)
             self.behind = Behind(source, edit)
             self.behind.take(keyframe, edit)
 
-    def advance(self, made, place: int, index: int, source: torch.Tensor) -> None:
-        """On to the run's next frame: its place in `made`, its index in the clip and its source [3,H,W]."""
+    def advance(self, made, place: int, index: int, source: torch.Tensor, motion=UNKNOWN) -> None:
+        """On to the run's next frame: its place in `made`, its index in the clip and its source [3,H,W].
+
+        motion: of the camera on the way there (`camera_motion`), where it was found already.
+        """
         if self.passing is None and self.behind is None:
             return
         mask = self.view.mask([index], made.mask[place][None])
         mask = with_missed(mask, as_float(made.frames[place])[None], source[None])
         if self.passing is not None:
-            self.passing.advance(source, mask[0, 0] > THRESHOLD, _grown(mask, FAR))
+            self.passing.advance(source, mask[0, 0] > THRESHOLD, grown(mask, FAR))
         if self.behind is not None:
-            self.behind.advance(source, _grown(mask, MARGIN))
+            edit = grown(mask, MARGIN)
+            motion = self.behind.motion_to(source, edit) if motion is UNKNOWN else motion
+            self.behind.move(source, edit, motion)
 
     def picture(self, made, place: int, index: int) -> torch.Tensor:
         """The keyframe [3,H,W] of the frame that it stands at."""
@@ -56,6 +62,6 @@ class NextKeyframe:
         return keyframe if self.passing is None else torch.lerp(keyframe, source[0], self.passing.kept().to(source))
 
 
-def _grown(mask: torch.Tensor, pixels: int) -> torch.Tensor:
+def grown(mask: torch.Tensor, pixels: int) -> torch.Tensor:
     """Soft mask [1,1,H,W] -> bool [H,W], grown."""
     return alpha(mask, pixels, 0)[0, 0] > 0

@@ -123,10 +123,11 @@ class GenProp:
             return given
         return nearest_size(height / width, defaults.width * defaults.height, multiple)
 
-    def condition(self, source, keyframe, settings: PropagateSettings, seed: int) -> cond.Condition:
+    def condition(self, source, keyframe, settings: PropagateSettings, seed: int, region=None) -> cond.Condition:
         """source [T,3,H,W], keyframe [3,H,W], or [T,3,H,W] with the one of each frame -> Condition of batch 1.
 
-        Both in [0,1] at the working size. The CLIP embedding is the first frame's keyframe's.
+        Both in [0,1] at the working size. The CLIP embedding is the first frame's keyframe's. region: [T,1,H/8,W/8],
+        see `Condition.region`, or None.
         """
         keyframe, of_frame = cond.distinct(keyframe, len(source))
         source, keyframe = source * 2 - 1, keyframe * 2 - 1
@@ -143,7 +144,8 @@ class GenProp:
         bucket = defaults.motion_bucket if settings.motion_bucket is None else settings.motion_bucket
         task = self.adapters.task_index(settings.task) if self.adapters is not None else 0
         micro = cond.micro_conditions(fps, bucket, settings.noise_augmentation)
-        return cond.Condition(image, clip, micro, torch.tensor([task]), latents, image).to(self.device)
+        region = None if region is None else region[None]
+        return cond.Condition(image, clip, micro, torch.tensor([task]), latents, image, region).to(self.device)
 
     @torch.no_grad()
     def sample(self, condition, noise, sampler: SamplerSettings, progress):

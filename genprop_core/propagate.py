@@ -59,6 +59,7 @@ def clip_settings_of(arguments) -> ClipSettings:
         inner_keyframes=arguments.inner_keyframes == "on",
         guide_later=arguments.guide_later == "on",
         clean_plate=arguments.clean_plate == "on",
+        look_ahead=arguments.look_ahead == "on",
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from . import edm
+from .adapters import with_region
 from .attach import attach
 from .conditioning import Condition
 from .errors import GenPropError
@@ -83,14 +84,15 @@ def unit_noise(shape, seed: int) -> torch.Tensor:
 
 def double(condition: Condition) -> Condition:
     """The condition twice along the batch: for the empty and the full branch of the guidance."""
-    return Condition(**{k: torch.cat([v, v]) for k, v in vars(condition).items()})
+    return condition.each(lambda value: torch.cat([value, value]))
 
 
 @dataclass(frozen=True)
 class SourceFeatures:
     """What the SCE makes of a window's source. injected: what a static one adds at every tap before the gate, None for
-    the fused form. edited: probability [B,T,1,h,w] that a place is edited, by the selection; None without one, and
-    where nothing is injected (fresh adapters), so that the source says nothing about the result.
+    the fused form. edited: probability [B,T,1,h,w] that a place is edited, by the selection, at least what is known of
+    it (`Condition.region`); None without a selection, and where nothing is injected (fresh adapters), so that the
+    source says nothing about the result.
     """
 
     injected: list | None
@@ -103,9 +105,10 @@ def source_features(adapters, condition: Condition) -> SourceFeatures:
     static, c = adapters.config.sce == "static", condition
     if not static and not adapters.config.selection:
         return SourceFeatures(None, None)
-    injected, logits = adapters.encode_and_select(c.source, c.keyframe, c.clip, c.micro, c.task)
+    injected, logits = adapters.encode_and_select(c.source, c.keyframe, c.clip, c.micro, c.task, region=c.region)
     says_nothing = logits is None or not any(f is not None and f.any() for f in injected)
-    return SourceFeatures(injected if static else None, None if says_nothing else logits.float().sigmoid())
+    edited = None if says_nothing else with_region(logits.float().sigmoid(), c.region)
+    return SourceFeatures(injected if static else None, edited)
 
 
 def guide_edit_only(denoised, full, edited, strength: float = 1.0):

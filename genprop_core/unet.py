@@ -40,6 +40,7 @@ def denoise(
                     condition.task,
                     features,
                     c_noise,
+                    region=condition.region,
                 )
                 return adapters.gated(made, c_noise, frames, strength, drop)
 

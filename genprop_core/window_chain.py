@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 
@@ -10,50 +11,14 @@ from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
 from .errors import GenPropError
-from .frames import as_bytes, as_float
+from .frames import as_float
+from .made import Made
 from .next_keyframe import NextKeyframe
+from .tracking import Ahead
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
 AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
-
-
-@dataclass
-class Made:
-    """What is made of a clip, at the working size. Frames are uint8, or float32 where the caller wants them exact.
-
-    frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence, own (the confidence but for what
-    earlier windows handed on) and change (outside the mask, in 1/255) [T]; windows: (first frame, last frame) in
-    running order; seams: frames at which one window hands over to the next; has_mask: whether any window came with a
-    mask.
-    """
-
-    frames: torch.Tensor
-    mask: torch.Tensor
-    confidence: torch.Tensor
-    own: torch.Tensor
-    change: torch.Tensor
-    windows: list = field(default_factory=list)
-    seams: set = field(default_factory=set)
-    has_mask: bool = False
-
-    @classmethod
-    def empty(cls, count: int, height: int, width: int, dtype=torch.uint8) -> "Made":
-        return cls(
-            torch.zeros(count, 3, height, width, dtype=dtype),
-            torch.zeros(count, 1, height // 8, width // 8),
-            torch.ones(count),
-            torch.ones(count),
-            torch.zeros(count),
-        )
-
-    def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float) -> None:
-        """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""
-        pairs = ((self.mask, mask), (self.confidence, confidence), (self.own, own), (self.change, change))
-        for there, new in pairs:
-            there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
-        frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
-        self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame
 
 
 @dataclass
@@ -66,7 +31,8 @@ class Chain:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
     passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
-    the removed thing there; where the model changes things instead, it never is.
+    the removed thing there; where the model changes things instead, it never is. look_ahead: whether the removed
+    thing is followed through the source ahead of the windows; nothing is where the model changes things instead.
     """
 
     model: WindowModel
@@ -82,13 +48,14 @@ class Chain:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
+    look_ahead: bool = True
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
         places = run.order[: run.need] if places is None else places
         window, length = min(self.window, len(run.order)), len(run.order)
         done = start = 0
-        inherited, reference, following, source = 1.0, None, None, None
+        inherited, reference, following, source, ahead = 1.0, None, None, None, None
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
@@ -98,14 +65,20 @@ class Chain:
                     behind = behind and self.model.removes
                     following = NextKeyframe(self.view, source[0], keyframe, self.anchor, passing, behind)
                 for p in range(earlier + 1, start + 1):
-                    following.advance(made, places[p], run.order[p], source[p - earlier])
+                    motion = () if ahead is None else (ahead.motions[p],)
+                    following.advance(made, places[p], run.order[p], source[p - earlier], *motion)
                 keyframe = following.picture(made, places[start], run.order[start])
                 inherited = float(made.confidence[places[start]])  # no window is better than what it starts from
             part = run.order[start : start + window]
             after = max(0, run.need - start - window)
             self.counter.window(1 + math.ceil(after / max(1, window - self.overlap)))
             source = self.view.frames(part)
-            frames, mask, shown = self._make(part, source, keyframe, first=not done)
+            if not done and self.look_ahead and self.model.removes and not self.view.says_all:
+                ahead = Ahead(self.view, source[0], keyframe)
+            elif ahead is not None and made.has_mask:
+                ahead.correct(run.order[done - 1], made.mask[places[done - 1]])
+            region = self._region(part, None if ahead is None else ahead.regions(start, source))
+            frames, mask, shown = self._make(part, source, keyframe, region, first=not done)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if mask is None else mask)
@@ -162,11 +135,18 @@ class Chain:
             return keyframe
         return torch.stack([shown[p] for p in nearest(len(part), list(shown)).tolist()])
 
-    def _make(self, part, source, keyframe, first: bool):
+    def _region(self, part, followed):
+        """Where the picture is known to be edited, [n,1,h,w] or None: as it was followed, and by the user's masks."""
+        given = self.view.region(part)
+        known = [v for v in (followed, given) if v is not None]
+        return torch.stack(known).amax(0) if known else None
+
+    def _make(self, part, source, keyframe, region, first: bool):
         """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""
         noise, keyframe = self.noise(part), self._nearest(part, keyframe)
         guided = first or self.guide_later
-        frames, mask = self.model.run(source, keyframe, noise=noise, guided=guided, progress=self.counter.step())
+        run = partial(self.model.run, keyframe=keyframe, noise=noise, region=region, guided=guided)
+        frames, mask = run(source, progress=self.counter.step())
         if not frames.isfinite().all() or mask is not None and not mask.isfinite().all():
             raise GenPropError(
                 f"Expected pictures from the model, but frames {min(part)}-{max(part)} came out as no numbers (NaN). "
@@ -175,7 +155,7 @@ class Chain:
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
-            frames, _ = self.model.run(hidden, keyframe, noise=noise, guided=guided, progress=self.counter.step())
+            frames, _ = run(hidden, progress=self.counter.step())
         if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
             frames = self.colour(frames, source, shown)
         return frames, mask, shown

@@ -131,6 +131,7 @@ class GenPropControl(ControlBase):
         made = module.encode(
             repeated(part.source[:, index]).to(own), repeated(part.keyframe[:, index]).to(own),
             repeated(part.clip).to(own), repeated(part.micro), repeated(part.task), first.to(own), levels,
+            region=None if part.region is None else repeated(part.region[:, index]),
         )  # fmt: skip
         return module.gated(made, levels, len(index), self.injection_strength, drop)
 

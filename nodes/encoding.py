@@ -131,19 +131,22 @@ def features(adapters: Adapters, condition: cond.Condition) -> SourceFeatures:
     return SourceFeatures(injected, None if made.edited is None else made.edited.to(home))
 
 
-def segment(adapters: Adapters, frames, source, image, clip, micro, task) -> Segment:
+def segment(adapters: Adapters, frames, source, image, clip, micro, task, region=None) -> Segment:
     """One pass over `frames`. source: scaled latents [T,4,h,w] of the whole clip; image: unscaled ones of the keyframe
-    that each frame is shown, [T,4,h,w]."""
-    picture, own = image[list(frames)][None], source[list(frames)][None]
-    condition = cond.Condition(picture, clip, micro, torch.tensor([task]), own, picture)
+    that each frame is shown, [T,4,h,w]; region: [T,1,h,w], see `Condition.region`, or None."""
+    picture, own, known = (None if v is None else v[list(frames)][None] for v in (image, source, region))
+    condition = cond.Condition(picture, clip, micro, torch.tensor([task]), own, picture, known)
     return Segment(frames, condition, features(adapters, condition))
 
 
-def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: Told, task, seed) -> EncodedCondition:
+def encode(
+    adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: Told, task, seed, region=None
+) -> EncodedCondition:
     """The condition of a clip: frames [T,3,H,W] and keyframe [3,H,W], or [T,3,H,W] with the one of each frame, in
     [0,1] at the working size.
 
-    plan: the frames of every pass (see `passes`); task: one the adapters know; seed: of the noise on the keyframe.
+    plan: the frames of every pass (see `passes`); task: one the adapters know; seed: of the noise on the keyframe;
+    region: [T,1,h,w], see `Condition.region`, or None.
     """
     task = adapters.file.adapters.task_index(task)
     keyframe, of_frame = cond.distinct(keyframe, len(frames))
@@ -152,7 +155,7 @@ def encode(adapters: Adapters, clip_vision, vae, frames, keyframe, plan, told: T
     image = vae_latents(vae, noisy)[of_frame]
     latents = vae_latents(vae, frames) * cond.SCALING
     micro = cond.micro_conditions(told.fps, told.motion_bucket, told.noise_augmentation)
-    segments = tuple(segment(adapters, f, latents, image, clip, micro, task) for f in plan)
+    segments = tuple(segment(adapters, f, latents, image, clip, micro, task, region) for f in plan)
     height, width = frames.shape[2:]
     return EncodedCondition(adapters, segments, len(frames), width, height, told.fps, told.motion_bucket,
                             told.noise_augmentation)  # fmt: skip

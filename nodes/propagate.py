@@ -95,7 +95,7 @@ class GenPropPropagate(io.ComfyNode):
                                tooltip="auto: where the edit is small, work on the region around it, in more detail."),
                 io.Mask.Input("mask", optional=True,
                               tooltip="Optional: the region that changes, one mask or one a frame, from any "
-                                      "segmentation."),
+                                      "segmentation. One a frame tells the model as well where it is."),
                 io.Boolean.Input("inner_keyframes", default=ClipSettings.inner_keyframes, optional=True,
                                  tooltip="Show each frame of a window the nearest of its keyframes. For adapters that "
                                          "were trained with several keyframes a window."),
@@ -105,6 +105,9 @@ class GenPropPropagate(io.ComfyNode):
                 io.Boolean.Input("clean_plate", default=True, optional=True,
                                  tooltip="With the task remove: where what is behind is in sight in another frame, "
                                          "before or after, take it from there."),
+                io.Boolean.Input("look_ahead", default=True, optional=True,
+                                 tooltip="With the task remove: follow the object through the source, so that it is "
+                                         "not taken for what is to stay when it was hidden."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),
@@ -127,7 +130,7 @@ class GenPropPropagate(io.ComfyNode):
                 sampler_name, scheduler, strength, width, height, task, fps, motion_bucket, noise_augmentation, window,
                 overlap, find_shots, keep_background, grow, feather, mask_mode, second_pass, colour, refine, crop,
                 mask=None, inner_keyframes=ClipSettings.inner_keyframes,
-                guide_later=ClipSettings.guide_later, clean_plate=True) -> io.NodeOutput:  # fmt: skip
+                guide_later=ClipSettings.guide_later, clean_plate=True, look_ahead=True) -> io.NodeOutput:  # fmt: skip
         told = Told(fps, motion_bucket, noise_augmentation)
         sampling = Sampling(steps, min_guidance, max_guidance, sampler_name, scheduler, strength)
         windows = ComfyWindows(model, clip_vision, vae, adapters, window, told, task, sampling, seed)
@@ -141,6 +144,7 @@ class GenPropPropagate(io.ComfyNode):
             window, overlap or None, size, seed, find_shots, composite=keep_background and is_video, grow=grow,
             feather=feather, mask_mode=mask_mode, second_pass=second_pass, colour=colour, refine=refine, crop=crop,
             inner_keyframes=inner_keyframes, guide_later=guide_later, clean_plate=clean_plate,
+            look_ahead=look_ahead,
         )  # fmt: skip
         mask = None if mask is None else mask.cpu()
         made = propagate_clip(windows, clip.frames, keyframes, settings, mask, bar(lambda: windows.preview), bar())

@@ -43,12 +43,12 @@ class ComfyWindows:
     def size_multiple(self) -> int:
         return self.adapters.size_multiple
 
-    def run(self, source, keyframe, *, noise, guided=True, progress=None):
+    def run(self, source, keyframe, *, noise, region=None, guided=True, progress=None):
         """See `WindowModel.run`."""
         mm.throw_exception_if_processing_interrupted()
         plan = [tuple(range(len(source)))]
         condition = encoding.encode(self.adapters, self.clip_vision, self.vae, source, keyframe, plan, self.told,
-                                    self.task, self.seed)  # fmt: skip
+                                    self.task, self.seed, region)  # fmt: skip
         mm.throw_exception_if_processing_interrupted()
 
         def callback(step, x0, x, steps):

@@ -22,8 +22,8 @@ class StandIn:
     def __init__(self, drift=0.0, sure=(0.9,) * 64, mask=True):
         self.drift, self.sure, self.mask, self.calls = drift, sure, mask, []
 
-    def run(self, source, keyframe, *, noise, guided=True, progress=None):
-        self.calls.append({"source": source, "keyframe": keyframe, "noise": noise, "guided": guided})
+    def run(self, source, keyframe, *, noise, region=None, guided=True, progress=None):
+        self.calls.append({"source": source, "keyframe": keyframe, "noise": noise, "region": region, "guided": guided})
         for step in (1, 2):
             if progress is not None:
                 progress(step, 2)

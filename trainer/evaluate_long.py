@@ -34,6 +34,7 @@ NEAR = 4  # frames that stand for one in the scores inside the mask, so that an 
 GUIDED = 3.0  # guidance at the last frame in the variants named so
 LARGE = 2 * SIZE  # of the frames in which the same shapes are a small edit
 BASE = ClipSettings(find_shots=False)
+MASKED = "mask of every frame"  # the variant in which the user gives the true one
 MEASURED_ON_ALL = 3  # of the variants; the others have fewer clips
 VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "as it is": (BASE, SIZE, False),
@@ -43,6 +44,8 @@ VARIANTS = {  # name -> (settings, size of the frames, both ends as keyframes)
     "without anchoring": (replace(BASE, anchor=False), SIZE, False),
     "nothing passes through": (replace(BASE, passing=False), SIZE, False),
     "nothing seen before": (replace(BASE, behind=False), SIZE, False),
+    "no looking ahead": (replace(BASE, look_ahead=False), SIZE, False),
+    MASKED: (BASE, SIZE, False),
     "overlap of 1 frame": (replace(BASE, overlap=1), SIZE, False),
     "guidance 1 to 3": (BASE, SIZE, False),
     "guidance 1 to 3 in every window": (replace(BASE, guide_later=True), SIZE, False),
@@ -67,7 +70,8 @@ def measure(model: GenProp, seed: int, frames: int, name: str, settings: Propaga
     if name.startswith("guidance"):
         settings = replace(settings, sampler=replace(settings.sampler, max_cfg=GUIDED))
     started = time.process_time()
-    result = model.propagate_clip(source, keyframes, replace(settings, clip=clip_settings, seed=settings.seed + seed))
+    settings = replace(settings, clip=clip_settings, seed=settings.seed + seed)
+    result = model.propagate_clip(source, keyframes, settings, as_bytes(clip.mask) if name == MASKED else None)
     seconds = time.process_time() - started
     made, truth, outside = as_float(result.frames), as_float(target), 1 - clip.mask
     whole = composite(source, result.frames, result.mask)

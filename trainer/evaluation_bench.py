@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from genprop_core.errors import GenPropError
+from genprop_core.evaluation import ALONE
 from genprop_core.metrics import psnr
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
@@ -106,7 +107,7 @@ def make_bench(arguments) -> Bench:
         clips = DataFolder(
             arguments.data, arguments.resolution, model.base.size_multiple, arguments.frames, arguments.clips
         )
-    settings = model.resolved(PropagateSettings(sampler=sampler, seed=arguments.seed))
+    settings = model.resolved(PropagateSettings(sampler=sampler, seed=arguments.seed, clip=ALONE))
     data = None if arguments.data is None else [str(arguments.data.resolve()), arguments.frames, arguments.resolution]
     of_the_adapters = ("strength", "sce_in_empty_branch", "guide")
     facts = {

@@ -57,7 +57,8 @@ class Validator:
         steps = FAST_STEPS if self.args.fast_validation else self.args.num_inference_steps
         sampler = SamplerSettings(steps, 1.0, self.args.guidance_scale, self.args.injection_weight, sigma_min=None)
         return PropagateSettings(
-            sampler, self.triples[index].task, size[1], size[0], self.args.num_frames, seed=self.args.seed + index
+            sampler, self.triples[index].task, size[1], size[0], self.args.num_frames, seed=self.args.seed + index,
+            clip=evaluation.ALONE,
         )
 
     def run(self, adapters: GenPropAdapters, epoch: int, step: int, progress=None) -> dict:

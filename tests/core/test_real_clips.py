@@ -15,13 +15,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from stand_in import StandIn
 
 from genprop_core import cli, propagate
 from genprop_core.behind import Behind
 from genprop_core.compositing import alpha
-from genprop_core.frames import as_float
+from genprop_core.frames import as_bytes, as_float, resize
 from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.tracking import Tracking
 from genprop_core.video_io import probe, read_video, write_image, write_video
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -69,6 +71,20 @@ def test_the_rider_among_trees():
     assert len(result.frames) == 80
     check_untouched(source, result)
     assert (as_float(result.mask) > 0.5).float().mean() > 0.01
+
+
+def test_the_rider_is_followed_past_two_trees_that_hide_him():
+    source = resize(as_float(read_video(clip("bmx-trees.mp4")).frames.movedim(-1, 1)), 128, 224)
+    mask = resize(as_float(read_video(clip("bmx-trees_mask.mp4")).frames[..., :1].movedim(-1, 1)), 128, 224).round()
+    tracking = Tracking(source[0], as_float(inpainted(as_bytes(source[0]), mask[0].byte())))
+    rider = F.avg_pool2d(mask, 8)
+    for index, frame in enumerate(source[1:61], 1):
+        tracking.advance(frame)
+        region = tracking.region()
+        if index in (5, 20, 30, 45, 60):
+            found = (region * rider[index]).sum() / rider[index].square().sum()
+            elsewhere = (region * (F.max_pool2d(rider[index], 5, 1, 2) == 0)).mean()
+            assert found > 0.15 and elsewhere < 0.03, f"frame {index}: {found:.2f} of him, {elsewhere:.3f} elsewhere"
 
 
 def known(behind, edit, guesses):

@@ -147,7 +147,8 @@ def test_a_workflow_saved_before_an_input_was_added_keeps_its_values(editor):
     }""")
     values, names = saved["widgets_values"], [o["name"] for o in saved["outputs"]]
     assert [value for _, value in widgets[: len(values)]] == values and widgets[len(values) - 1] == ["crop", "off"]
-    assert widgets[len(values) :] == [["inner_keyframes", False], ["guide_later", False], ["clean_plate", True]]
+    assert widgets[len(values) :] == [["inner_keyframes", False], ["guide_later", False], ["clean_plate", True],
+                                      ["look_ahead", True]]
     assert outputs[: len(names)] == names and outputs[-1] == "overlay"
 
 

@@ -24,8 +24,8 @@ class Perfect:
     def __init__(self, worse=0.0):
         self.worse, self.runs = worse, 0
 
-    def propagate_clip(self, frames, keyframes, settings):
-        self.runs += 1
+    def propagate_clip(self, frames, keyframes, settings, mask):
+        self.runs, self.given = self.runs + 1, mask
         self.asked, self.sampler = (sorted(keyframes), settings.clip), settings.sampler
         clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
@@ -39,7 +39,7 @@ class Perfect:
 class Still:
     default_frames, size_multiple, removes = 8, 32, True
 
-    def run(self, source, keyframe, *, noise, guided=True, progress=None):
+    def run(self, source, keyframe, *, noise, region=None, guided=True, progress=None):
         return source, torch.full((len(source), 1, source.shape[2] // 8, source.shape[3] // 8), 0.9)
 
 
@@ -103,6 +103,15 @@ def test_inner_keyframes_are_measured_with_both_ends_edited(perfect):
     assert keyframes == [0, 23] and settings.inner_keyframes
     evaluate_long.measure(perfect, 1_000_000_003, 24, "two keyframes", evaluate_long.PropagateSettings())
     assert perfect.asked[0] == [0, 23] and not perfect.asked[1].inner_keyframes
+
+
+def test_one_variant_alone_is_given_the_true_masks(perfect):
+    for name in evaluate_long.VARIANTS:
+        evaluate_long.measure(perfect, 1_000_000_003, 16, name, evaluate_long.PropagateSettings())
+        assert (perfect.given is not None) == (name == "mask of every frame"), name
+        if perfect.given is not None:
+            truth = evaluate_long.make_clip(1_000_000_003, 16).mask
+            assert torch.equal(perfect.given, (truth * 255).byte())
 
 
 def test_the_table_compares_the_same_clips():

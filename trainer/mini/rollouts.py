@@ -36,7 +36,7 @@ LOST = 13.0  # dB inside the mask: with less than that in the keyframe there is 
 SPOILT = 24.0  # or another one, where this is not reached outside it
 HIDDEN = 0.005  # of the picture: what is removed is hidden where its mask is smaller, and the keyframe cannot be wrong
 ENCODED = 4  # frames at a time
-SETTINGS = ClipSettings(find_shots=False)
+SETTINGS = ClipSettings(find_shots=False, look_ahead=False)  # they learn to find the shape by themselves
 
 
 def own_keyframes(pipeline: GenProp, clip: Clip, seed: int) -> torch.Tensor:

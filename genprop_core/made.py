@@ -1,0 +1,45 @@
+"""What a run of windows has made of a clip so far."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .frames import as_bytes, as_float
+
+
+@dataclass
+class Made:
+    """What is made of a clip, at the working size. Frames are uint8, or float32 where the caller wants them exact.
+
+    frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence, own (the confidence but for what
+    earlier windows handed on) and change (outside the mask, in 1/255) [T]; windows: (first frame, last frame) in
+    running order; seams: frames at which one window hands over to the next; has_mask: whether any window came with a
+    mask.
+    """
+
+    frames: torch.Tensor
+    mask: torch.Tensor
+    confidence: torch.Tensor
+    own: torch.Tensor
+    change: torch.Tensor
+    windows: list = field(default_factory=list)
+    seams: set = field(default_factory=set)
+    has_mask: bool = False
+
+    @classmethod
+    def empty(cls, count: int, height: int, width: int, dtype=torch.uint8) -> "Made":
+        return cls(
+            torch.zeros(count, 3, height, width, dtype=dtype),
+            torch.zeros(count, 1, height // 8, width // 8),
+            torch.ones(count),
+            torch.ones(count),
+            torch.zeros(count),
+        )
+
+    def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float) -> None:
+        """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""
+        pairs = ((self.mask, mask), (self.confidence, confidence), (self.own, own), (self.change, change))
+        for there, new in pairs:
+            there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
+        frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
+        self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame

@@ -1,0 +1,186 @@
+"""Where the removed thing is in the frames to come, followed through the source before they are made.
+
+A model sees one window. Once the removed thing was all but hidden, or looks like something else, it may take it for
+what is to stay, and from then on it is back. But the source alone shows where it goes, by three things of which none
+would do alone: optical flow carries on which pixels are the thing's (`passing`); what looks as that behind it does is
+not it (`behind`); and its colours tell it from the rest where nothing is known of what is behind, and when it comes out
+from behind something else. Where they say nothing, the model decides.
+"""
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .behind import SURE, Behind, disc
+from .compositing import THRESHOLD
+from .confidence import MARGIN
+from .frames import resize
+from .next_keyframe import FAR, grown
+from .passing import KEPT, LOST, REMOVED, Passing, edited, picture_of
+
+SIDE = 256  # pixels a side that are looked at: larger frames are made smaller first
+SAME = 10.0  # of 255: what is nearer than this to what is behind the thing is that
+BINS = 16  # a channel, of the colours
+TELLING = 3.0  # times as frequent on the thing as elsewhere: such a colour tells it
+RARE = 1e-4  # of the picture: a colour more seldom than this elsewhere is as good as never there
+LEAST = 100  # pixels of the thing in full sight, from which its colours can be learned
+LEARNED = 0.1  # weight of the latest frame in them
+LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but another exposure, say
+REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
+SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
+SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
+
+
+class Tracking:
+    """Follows a run; `region` is where the thing is in the frame that it stands at.
+
+    source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture.
+    """
+
+    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor):
+        height, width = source.shape[-2:]
+        scale = min(1.0, SIDE / max(height, width))
+        self.full, self.size = (height, width), (round(height * scale), round(width * scale))
+        source, keyframe = self._small(source), self._small(keyframe)
+        edit = self._grown(edited(source, keyframe).numpy(), MARGIN)
+        self.passing, self.behind = Passing(source, keyframe), Behind(source, edit)
+        self.behind.take(keyframe, edit)
+        self.thing = self.passing.kind == REMOVED
+        if self.thing.mean() > LARGEST:
+            self.passing.kind[self.thing] = LOST
+            self.thing = np.zeros_like(self.thing)
+        self.empty = ~edit.numpy()
+        self.last, self.hidden, self.colours, self.others = self.thing, 0, None, None
+        now = picture_of(source)
+        self._learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
+
+    def _small(self, frame):
+        return resize(frame[None], *self.size)[0]
+
+    def advance(self, source: torch.Tensor) -> None:
+        """On to the run's next frame [3,H,W]."""
+        source = self._small(source)
+        now = picture_of(source)
+        self.hidden = 0 if self.thing.any() else self.hidden + 1
+        near = cv2.dilate(self.last.astype(np.uint8), disc(REACH + SPEED * self.hidden)) > 0
+        self.passing.advance(source, self._grown(self.passing.kind == REMOVED, MARGIN // 2), self._zone(near))
+        kind = self.passing.kind
+        edit = self._grown(kind == REMOVED if (kind == REMOVED).any() else self.last, MARGIN)
+        self.motion = self.behind.motion_to(source, edit)
+        self.behind.move(source, edit, self.motion)
+        known = self.behind.known > SURE
+        difference = cv2.blur(np.abs(self.behind.picture - now).mean(2), (3, 3))
+        self.empty = known & (difference < SAME)  # what is behind it is in sight there
+        kind[self.empty & (kind == REMOVED)] = KEPT
+        telling = self._telling(now)
+        found = _without_specks(near & telling & ~self.empty & (kind == LOST))
+        kind[found], self.passing.colour[found] = REMOVED, now[found]
+        kind[(kind == REMOVED) & ~known & ~telling] = LOST
+        self.thing = _without_specks(kind == REMOVED)
+        self.last = self.thing if self.thing.any() else self.last
+        sure = self.thing & known & ~_shadow(now, self.behind.picture)
+        self._learn(now, sure, edit.numpy())
+
+    def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
+        return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
+
+    def _zone(self, near: np.ndarray) -> torch.Tensor:
+        """bool [H,W]: where the thing may be; while all of it is hidden, anywhere near the place where it was last."""
+        return torch.from_numpy(near) if self.hidden else self._grown(self.thing, FAR)
+
+    def correct(self, mask: torch.Tensor) -> None:
+        """The model's soft mask [1,1,H,W] of the frame that it stands at: where pixels were lost, it decides; and of
+        several parts of the thing, when it shows one and nothing of another, that other is none."""
+        kind = self.passing.kind
+        mask = resize(mask.float(), *self.size)[0, 0].cpu().numpy() > THRESHOLD
+        count, parts = cv2.connectedComponents(self.thing.astype(np.uint8))
+        shown = [float(mask[parts == part].mean()) for part in range(1, count)]
+        if max(shown, default=0) > SHOWN:
+            kind[np.isin(parts, [part for part, share in enumerate(shown, 1) if share < UNSHOWN])] = KEPT
+        kind[mask & (kind == LOST) & ~self.empty] = REMOVED
+
+    def camera_motion(self) -> np.ndarray | None:
+        """How the camera moved to the frame that it stands at, in pixels of the full size: see `camera.py`."""
+        if self.motion is None:
+            return None
+        small, full = (np.diag([*reversed(size), 1.0]) for size in (self.size, self.full))
+        scale = full @ np.linalg.inv(small)
+        return (scale @ np.vstack([self.motion, [0, 0, 1]]) @ np.linalg.inv(scale))[:2]
+
+    def region(self) -> torch.Tensor:
+        """float32 [1,H/8,W/8]: the thing's share of each latent pixel of the frame that it stands at."""
+        thing = torch.from_numpy(self.thing.astype(np.float32))[None]
+        return F.adaptive_avg_pool2d(thing, [n // 8 for n in self.full])
+
+    def _learn(self, now, sure, around) -> None:
+        """Takes the colours of a frame: of the thing, where it surely is, and of all that is not around it."""
+        if sure.sum() >= LEAST:
+            seen = _histogram(now[sure])
+            self.colours = seen if self.colours is None else (1 - LEARNED) * self.colours + LEARNED * seen
+        self.others = _histogram(now[~around])
+
+    def _telling(self, now) -> np.ndarray:
+        """bool [H,W]: where a colour is the thing's, rather than another's."""
+        if self.colours is None:
+            return np.zeros(now.shape[:2], bool)
+        at = tuple(np.moveaxis(now.astype(int) * BINS // 256, -1, 0))
+        ratio = self.colours[at] / (self.others[at] + RARE)
+        return cv2.blur(ratio.clip(0, 20), (3, 3)) > TELLING
+
+
+class Ahead:
+    """`Tracking` along a run of windows, each frame once.
+
+    view: as in `window_chain.Chain`. source, keyframe: [3,H,W] in [0,1], the run's first frame and its edited picture.
+    motions: of the camera, from each place in the run's one before to it.
+    """
+
+    def __init__(self, view, source, keyframe):
+        self.view, self.tracking = view, Tracking(source, keyframe)
+        self.known, self.motions = [self.tracking.region()], [None]
+
+    def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
+        return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
+
+    def _zone(self, near: np.ndarray) -> torch.Tensor:
+        """bool [H,W]: where the thing may be; while all of it is hidden, anywhere near the place where it was last."""
+        return torch.from_numpy(near) if self.hidden else self._grown(self.thing, FAR)
+
+    def correct(self, index: int, mask: torch.Tensor) -> None:
+        """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
+        self.tracking.correct(self.view.mask([index], mask[None]))
+
+    def regions(self, start: int, source: torch.Tensor) -> torch.Tensor:
+        """[n,1,h,w] of a window: its first frame's place in the run, and its source [n,3,H,W]."""
+        for frame in source[len(self.known) - start :]:
+            self.tracking.advance(frame)
+            self.known.append(self.tracking.region())
+            self.motions.append(self.tracking.camera_motion())
+        return torch.stack(self.known[start : start + len(source)])
+
+
+def _histogram(colours: np.ndarray) -> np.ndarray:
+    """Shares [BINS,BINS,BINS] of colours [n,3] of 0..255, smoothed, so that neighbours count as well."""
+    edges = [np.arange(BINS + 1) * 256 / BINS] * 3
+    counts = np.histogramdd(colours, edges)[0].astype(np.float32)
+    for axis in range(3):
+        ends = np.take(counts, [0, -1], axis) * 0
+        low, high = np.split(ends, 2, axis)
+        padded = np.concatenate([low, counts, high], axis)
+        middle = np.take(padded, range(1, BINS + 1), axis)
+        sides = np.take(padded, range(BINS), axis) + np.take(padded, range(2, BINS + 2), axis)
+        counts = middle / 2 + sides / 4
+    return counts / max(1.0, float(counts.sum()))
+
+
+def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind the thing."""
+    now, behind = now.astype(np.float32), behind.astype(np.float32)
+    factor = (now * behind).sum(2) / np.maximum(1, np.square(behind).sum(2))
+    off = np.abs(now - factor[..., None] * behind).mean(2)
+    return (factor > SHADE[0]) & (factor < SHADE[1]) & (off < SAME)
+
+
+def _without_specks(mask: np.ndarray) -> np.ndarray:
+    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
