@@ -21,7 +21,8 @@ GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
 def with_region(edited: torch.Tensor, region: torch.Tensor | None) -> torch.Tensor:
     """Probability [...,1,h,w] that a place is edited, with what is known of it: `region`, of the same shape, or None.
 
-    A frame in which the selection has found the most of the region by itself is left to it: its rims are finer.
+    A frame in which the selection (or the mask decoder) has found the most of the region by itself is left to it: its
+    rims are finer.
     """
     if region is None:
         return edited

@@ -6,6 +6,7 @@ from functools import partial
 
 import torch
 
+from .adapters import with_region
 from .clip_progress import Counter
 from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
@@ -55,7 +56,7 @@ class Chain:
         places = run.order[: run.need] if places is None else places
         window, length = min(self.window, len(run.order)), len(run.order)
         done = start = 0
-        inherited, reference, following, source, ahead = 1.0, None, None, None, None
+        inherited, reference, following, source, ahead, decoded = 1.0, None, None, None, None, None
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
@@ -75,13 +76,13 @@ class Chain:
             source = self.view.frames(part)
             if not done and self.look_ahead and self.model.removes and not self.view.says_all:
                 ahead = Ahead(self.view, source[0], keyframe)
-            elif ahead is not None and made.has_mask:
-                ahead.correct(run.order[done - 1], made.mask[places[done - 1]])
+            elif ahead is not None and decoded is not None:
+                ahead.correct(run.order[done - 1], decoded[-1])
             region = self._region(part, None if ahead is None else ahead.regions(start, source))
-            frames, mask, shown = self._make(part, source, keyframe, region, first=not done)
+            frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
-            sure = torch.ones(len(part)) if shown is None else sureness(shown if mask is None else mask)
+            sure = torch.ones(len(part)) if shown is None else sureness(shown if decoded is None else decoded)
             own = confidence(sure, change, reference)
             trust = inherited * own
             made.has_mask |= mask is not None
@@ -142,23 +143,25 @@ class Chain:
         return torch.stack(known).amax(0) if known else None
 
     def _make(self, part, source, keyframe, region, first: bool):
-        """One window: frames, the predicted mask at latent size or None, and the mask to use at the working size."""
+        """One window: frames, the mask as the decoder has it and with the region, at latent size, both None without
+        adapters, and the mask to use at the working size."""
         noise, keyframe = self.noise(part), self._nearest(part, keyframe)
         guided = first or self.guide_later
         run = partial(self.model.run, keyframe=keyframe, noise=noise, region=region, guided=guided)
-        frames, mask = run(source, progress=self.counter.step())
-        if not frames.isfinite().all() or mask is not None and not mask.isfinite().all():
+        frames, decoded = run(source, progress=self.counter.step())
+        if not frames.isfinite().all() or decoded is not None and not decoded.isfinite().all():
             raise GenPropError(
                 f"Expected pictures from the model, but frames {min(part)}-{max(part)} came out as no numbers (NaN). "
                 "Run it in bf16 or fp32 instead of fp16, or with other adapters."
             )
+        mask = None if decoded is None else with_region(decoded, region)  # what it missed was made anew all the same
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
             frames, _ = run(hidden, progress=self.counter.step())
         if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
             frames = self.colour(frames, source, shown)
-        return frames, mask, shown
+        return frames, decoded, mask, shown
 
 
 def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:

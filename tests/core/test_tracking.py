@@ -129,6 +129,30 @@ def test_a_hidden_things_window_is_told_where_it_comes_out():
     assert regions[-1, 0, 2:4, 1:3].min() > 0.5
 
 
+@pytest.mark.parametrize("look_ahead", [True, False])
+def test_what_was_made_anew_counts_as_changed_whether_or_not_the_decoder_saw_it(look_ahead):
+    class Blind(Told):
+        def run(self, source, keyframe, **given):
+            made, mask = super().run(source, keyframe, **given)
+            return made, mask * 0
+
+    frames = clip(20)
+    mask = propagate_clip(Blind(), frames, {0: edited(frames)}, replace(PLAIN, look_ahead=look_ahead)).mask
+    red = red_mask(as_float(frames)) > 0
+    if look_ahead:
+        assert mask[red].float().mean() > 150 and mask[~red].float().mean() < 20
+    else:
+        assert mask.max() == 0
+
+
+def test_it_is_corrected_by_what_the_decoder_saw_not_by_what_was_added_to_that(monkeypatch):
+    given = []
+    monkeypatch.setattr(Tracking, "correct", lambda self, mask: given.append(mask))
+    frames = clip(20)
+    told(frames, {0: edited(frames)}, model=Told(sure=(0.3,) * 64))
+    assert len(given) == 2 and 0.2 < max(float(mask.max()) for mask in given) < 0.4
+
+
 def test_nobody_is_told_where_it_is_switched_off_or_nothing_is_taken_away():
     frames = clip(20)
     assert all(call["region"] is None for call in told(frames, {0: edited(frames)}, look_ahead=False))
