@@ -183,12 +183,13 @@ class GenPropAdapters(nn.Module):
             raise GenPropError(f"Expected a task these adapters know ({', '.join(self.config.tasks)}), got {task!r}.")
         return self.config.tasks.index(task)
 
-    def encode(self, *inputs, region=None):
+    def encode(self, source, keyframe, clip_embedding, micro, task, first_features=None, c_noise=None, region=None):
         """What is injected at every tap before the gate: a list of [B*T,C,h,w], None where a tap is not used.
 
         Arguments as in `SelectiveContentEncoder.forward`. region: [B,T,1,h,w] in [0,1], where the picture is
         known to be edited: see `with_region`. In the static form this runs once per window.
         """
+        inputs = (source, keyframe, clip_embedding, micro, task, first_features, c_noise)
         return self.encode_and_select(*inputs, region=region)[0]
 
     def encode_and_select(self, *inputs, region=None):

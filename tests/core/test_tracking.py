@@ -195,7 +195,7 @@ def test_what_the_selection_found_by_itself_is_left_to_it():
     region[..., :2, :] = 1
     edited_at = torch.full_like(region, 0.01)
     edited_at[:, 0, :, :2] = 0.95  # found
-    edited_at[:, 1, :, 0], edited_at[:, 1, :, 1] = 1, 0.25  # on average half way between found and missed
+    edited_at[:, 1, :, 0], edited_at[:, 1, :, 1] = 1, 0.5  # on average half way between found and missed
     out = with_region(edited_at, region)
     assert torch.equal(out[:, 0], edited_at[:, 0])
     assert out[0, 1, 0, :2].mean(1).tolist() == [1, 0.5] and out[0, 2, 0, :2].min() == 1

@@ -7,6 +7,7 @@ from comfy_shared import (
     SCALING,
     SEED,
     STEPS,
+    alone,
     apply,
     clip,
     encode,
@@ -87,7 +88,7 @@ def check_no_guidance(pack):
     source, keyframe = clip(pack)
     settings = pack.core("sampler").SamplerSettings(STEPS, 1.0, 1.0, sigma_min=None)
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0),
-                          pipeline.PropagateSettings(sampler=settings, seed=SEED))  # fmt: skip
+                          pipeline.PropagateSettings(sampler=settings, seed=SEED, clip=alone(pack)))  # fmt: skip
     made, features = sampler(pack, min_guidance=1.0, max_guidance=1.0)
     assert relative(made, out.latents / SCALING) < 1e-3 and relative(features.probability, out.mask) < 1e-3
     falling = sampler(pack, min_guidance=3.0, max_guidance=1.0)[0]  # core's shortcut for 1.0 must not apply

@@ -64,6 +64,11 @@ def stripped(conditioning):
     return [[c, {k: v for k, v in d.items() if not k.startswith("control")}] for c, d in conditioning]
 
 
+def alone(pack):
+    """ClipSettings for a run to compare the nodes of single steps with: they do not look ahead."""
+    return pack.core("evaluation").ALONE
+
+
 @functools.lru_cache
 def reference(pack, steps=STEPS):
     """Latents [T,4,h,w] (ComfyUI's scale) and mask [T,1,h,w] of the headless pipeline."""
@@ -71,7 +76,7 @@ def reference(pack, steps=STEPS):
     model = pipeline.GenProp.from_files(assets.MINI_BASE, assets.MINI_ADAPTERS)
     source, keyframe = clip(pack)
     own = pack.core("sampler").SamplerSettings(steps, sigma_min=None)
-    settings = pipeline.PropagateSettings(sampler=own, seed=SEED)
+    settings = pipeline.PropagateSettings(sampler=own, seed=SEED, clip=alone(pack))
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0), settings)
     return out.latents / SCALING, out.mask
 

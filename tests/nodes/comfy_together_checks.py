@@ -2,7 +2,7 @@
 
 import comfy_shared
 import torch
-from comfy_shared import SCALING, SEED, STEPS, apply, clip, condition, encode, ksampler, mini, relative, sampler
+from comfy_shared import SCALING, SEED, STEPS, alone, apply, clip, condition, encode, ksampler, mini, relative, sampler
 
 LORA_LAYER = "input_blocks.0.0"  # the first layer: nothing that comes after it could make up for it
 
@@ -149,7 +149,7 @@ def check_the_fused_form(pack):
     model = pipeline.GenProp.from_files(assets.MINI_BASE, path)
     source, keyframe = clip(pack)
     own = pack.core("sampler").SamplerSettings(STEPS, sigma_min=None)
-    settings = pipeline.PropagateSettings(sampler=own, seed=SEED)
+    settings = pipeline.PropagateSettings(sampler=own, seed=SEED, clip=alone(pack))
     out = model.propagate(source.movedim(-1, 1), keyframe[0].movedim(-1, 0), settings)
     assert relative(made, out.latents / SCALING) < 1e-3, relative(made, out.latents / SCALING)
     assert relative(made, sampler(pack, strength=0.0)[0]) > 1e-3
