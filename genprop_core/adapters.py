@@ -27,7 +27,7 @@ def with_region(edited: torch.Tensor, region: torch.Tensor | None) -> torch.Tens
     if region is None:
         return edited
     region = region.to(edited)
-    sums = [v.flatten(-3).sum(-1)[..., None, None, None] for v in (edited * region, region)]
+    sums = [v.flatten(-3).sum(-1)[..., None, None, None] for v in (torch.minimum(edited, region), region)]
     found = sums[0] / sums[1].clamp(min=1e-6)
     missed = ((FOUND - found) / (FOUND - MISSED)).clamp(0, 1)
     return torch.maximum(edited, missed * region)

@@ -18,6 +18,7 @@ NEARBY = 6  # pixels around what moves on its own in which nothing is known
 WRONG = 24.0  # of 255: what comes to light and differs more, on average, was not what the keyframe had there
 LEAST = 16  # pixels that must have come to light to judge by
 SURE = 0.9
+RIM = 2  # pixels beyond what is known that take its colours, so that none of the removed thing get into its rim
 
 
 class Behind:
@@ -25,11 +26,13 @@ class Behind:
 
     source: [3,H,W] in [0,1], the frame that a run starts from. edit: bool [H,W], where the thing may be seen in it,
     with a margin. scale: pixels of these frames to one of those that the model works on, which `NEARBY` counts.
+    cautious: interpolated from frame to frame, the rim of what is known creeps inwards; False holds it where it is, by
+    a guess of a pixel or two.
     """
 
-    def __init__(self, source: torch.Tensor, edit: torch.Tensor, scale: float = 1.0):
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor, scale: float = 1.0, cautious: bool = True):
         self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), disc(round(NEARBY * scale))
-        self.picture = self.frame.astype(np.float32)
+        self.picture, self.cautious = self.frame.astype(np.float32), cautious
         self.known = (~self.edit).astype(np.float32)
         self.shown = 0 * self.known  # where it is the keyframe's, never seen in the source
 
@@ -59,8 +62,11 @@ class Behind:
 
     def _moved(self, now, edit, motion):
         """The picture, and where it is known and where the keyframe's, of the next frame."""
+        if not self.cautious:
+            self._widen()
         maps = np.stack([self.known, self.shown, (~self.edit).astype(np.float32)], -1)
         known, shown, seen = np.moveaxis(warped(maps, motion, cv2.INTER_LINEAR), -1, 0)
+        known = known if self.cautious else (known > 0.5).astype(np.float32)
         change = cv2.absdiff(warped(self.frame, motion), now)
         change = cv2.transform(cv2.boxFilter(change, cv2.CV_32F, (3, 3)), np.full((1, 3), 1 / 3))
         compared = ~edit & (seen > 0.99)
@@ -69,12 +75,23 @@ class Behind:
         moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
         still = cv2.erode((~moves).astype(np.float32), self.nearby)
         picture, part = now.astype(np.float32), box_of(edit | (shown > 0))
-        own, hidden = warped(self.picture, motion, part=part), edit[part]
+        own, hidden = warped(self.picture, motion, cv2.INTER_LANCZOS4, part), edit[part]
         light = ~hidden & (shown[part] > SURE) & (known[part] > SURE)  # the keyframe's own, come to light
         if light.sum() >= LEAST and np.abs(own - picture[part]).mean(2)[light].mean() > WRONG:
             known = np.where(shown > 0, 0, known)
         picture[part][hidden] = own[hidden]
         return picture, still * np.where(edit, known, compared), np.where(edit, shown, 0)
+
+    def _widen(self) -> None:
+        """Gives the pixels just beyond what is known the colours beside them."""
+        part, side = box_of(self.edit), (2 * RIM + 1, 2 * RIM + 1)
+        if not self.picture[part].size:
+            return
+        known = (self.known[part] > SURE).astype(np.float32)
+        near = cv2.blur(known, side)
+        colours = cv2.blur(self.picture[part] * known[..., None], side) / np.maximum(near, 1e-6)[..., None]
+        rim = (known == 0) & (near > 1e-3)
+        self.picture[part][rim] = colours[rim]
 
     def _nothing(self, now):
         return now.astype(np.float32), 0 * self.known, 0 * self.shown

@@ -78,7 +78,7 @@ class _Laying:
             mask = with_missed(own, self.out[index][None], frame[None])
             edit = alpha(mask, margin, 0)[0, 0] > 0
             if behind is None:
-                behind = Behind(frame, edit, self.scale)
+                behind = Behind(frame, edit, self.scale, cautious=False)
             else:
                 behind.move(frame, edit, self._motion(behind, last, index, frame, edit))
             if index in given:

@@ -29,6 +29,7 @@ LEARNED = 0.1  # weight of the latest frame in them
 LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but another exposure, say
 REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
 SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
+GAP = 4  # pixels between followed parts that are the thing's as well: spokes and thin limbs are followed in part
 SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
@@ -110,7 +111,8 @@ class Tracking:
 
     def region(self) -> torch.Tensor:
         """float32 [1,H/8,W/8]: the thing's share of each latent pixel of the frame that it stands at."""
-        thing = torch.from_numpy(self.thing.astype(np.float32))[None]
+        closed = cv2.morphologyEx(self.thing.astype(np.uint8), cv2.MORPH_CLOSE, disc(GAP)) > 0
+        thing = torch.from_numpy((self.thing | closed & ~self.empty).astype(np.float32))[None]
         return F.adaptive_avg_pool2d(thing, [n // 8 for n in self.full])
 
     def _learn(self, now, sure, around) -> None:
@@ -139,13 +141,6 @@ class Ahead:
     def __init__(self, view, source, keyframe):
         self.view, self.tracking = view, Tracking(source, keyframe)
         self.known, self.motions = [self.tracking.region()], [None]
-
-    def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
-        return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
-
-    def _zone(self, near: np.ndarray) -> torch.Tensor:
-        """bool [H,W]: where the thing may be; while all of it is hidden, anywhere near the place where it was last."""
-        return torch.from_numpy(near) if self.hidden else self._grown(self.thing, FAR)
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""

@@ -194,7 +194,7 @@ def test_it_works_in_a_region_that_was_cut_out():
             red = ((source[:, :1] > 0.8) & (source[:, 1:2] < 0.2)).float()
             return torch.lerp(source, GUESS.expand_as(source), red), torch.nn.functional.avg_pool2d(red, 8)
 
-    settings = ClipSettings(**vars(PLATE) | {"crop": "auto", "size": (SIZE, SIZE), "look_ahead": False})
+    settings = ClipSettings(**vars(PLATE) | {"crop": "auto", "size": (SIZE, SIZE)})
     result = propagate_clip(InPart(True), as_bytes(wide), {0: as_bytes(truth[0])}, settings)
     assert result.region is not None
     thing = (as_float(result.frames) - truth)[:, :, 64 + 44 : 64 + 76, 128 + 48 : 128 + 80].abs()
