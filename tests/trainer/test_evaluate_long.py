@@ -116,13 +116,24 @@ def test_one_variant_alone_is_given_the_true_masks(perfect):
 
 def test_the_table_compares_the_same_clips():
     row = dict.fromkeys((*long_tables.COLUMNS, "outside_first_window", "outside_last_window", "inside_at_8",
-                         "inside_at_end", "second_half", "told_apart"), 30.0)  # fmt: skip
-    better = {**row, "psnr_outside": 31.0, "second_half": 33.0}
+                         "inside_at_end", *long_tables.HALVES, "told_apart"), 30.0)  # fmt: skip
+    better = {**row, "psnr_outside": 31.0, "second_half": 33.0, "second_half_composited": 34.0}
     report = {"frames": 64, "steps": 25, "max_cfg": 3.0, "solver": "euler", "checkpoint": "c", "seed": 0, "variants": {
         "as it is": {"1": row, "2": {**row, "psnr_outside": 10.0}}, "two keyframes": {"1": better}}}  # fmt: skip
     text = long_tables.markdown(report)
     assert "31.00 (+1.00)" in text and "| 20.00 |" in text
     assert "| second half, two keyframes minus one (dB) | 3.00 | at least 1 | kept |" in text
+    assert "| second half composited, two keyframes minus one (dB) | 4.00 | - | - |" in text
+    report["variants"]["a keyframe in every window"] = {"2": {**row, "inside_at_end": 40.0}}
+    report["variants"]["two keyframes"]["1"]["second_half_inside"] = None  # out of sight
+    text = long_tables.markdown(report)
+    assert "that with a keyframe in every window | 0.75 | - | - |" in text
+    assert "| second half inside, two keyframes minus one (dB) | - | - | - |" in text
+
+
+def test_one_variant_has_a_keyframe_in_every_window(perfect):
+    evaluate_long.measure(perfect, 1_000_000_003, 24, "a keyframe in every window", evaluate_long.PropagateSettings())
+    assert perfect.asked[0] == [0, 6, 12, 18]
 
 
 def test_what_cannot_be_measured_is_refused(tmp_path, capsys):
