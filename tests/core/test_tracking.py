@@ -47,6 +47,21 @@ def test_the_thing_is_found_in_every_frame(thing):
     assert torch.equal(before[0], source) and torch.equal(before[1], target)
 
 
+def test_what_lies_between_its_parts_is_the_things_too_unless_the_background_is_seen_there():
+    source, target = scene()
+    tracking = Tracking(source[0], target[0])
+    tracking.thing = np.zeros((SIZE, SIZE), bool)
+    tracking.thing[40:80, 40:84] = True
+    whole = tracking.region()
+    tracking.thing[:, 62:66] = False  # followed in part
+    assert torch.equal(tracking.region()[:, 6:9], whole[:, 6:9])
+    tracking.empty = ~tracking.thing
+    assert tracking.region()[0, 7, 5:10].tolist() == [1, 1, 0.75, 0.75, 1]
+    tracking.empty[:] = False
+    tracking.thing[:, 48:72] = False
+    assert tracking.region()[0, 5:10, 6:9].max() == 0, "too wide a gap"
+
+
 def test_where_nothing_was_removed_nothing_is_found():
     source, _ = scene()
     assert followed(source, source[0])[1].max() == 0
@@ -198,6 +213,9 @@ def test_what_the_selection_found_by_itself_is_left_to_it():
     edited_at[:, 1, :, 0], edited_at[:, 1, :, 1] = 1, 0.5  # on average half way between found and missed
     out = with_region(edited_at, region)
     assert torch.equal(out[:, 0], edited_at[:, 0])
+    soft = region * 0.4  # a rim, or a thing smaller than a latent pixel: found as far as it is there
+    assert torch.equal(with_region(soft, soft), soft)
+    assert torch.equal(with_region(0.95 * soft, soft), 0.95 * soft)
     assert out[0, 1, 0, :2].mean(1).tolist() == [1, 0.5] and out[0, 2, 0, :2].min() == 1
     assert torch.equal(out[..., 2:, :], edited_at[..., 2:, :])
     assert with_region(edited_at, None) is edited_at
