@@ -1,6 +1,8 @@
 """Long clips measured, with a stand-in for the model: the right frames are compared; the page says what came out."""
 
 import json
+from dataclasses import replace
+from functools import cache
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from genprop_core.base import Defaults
 from genprop_core.errors import GenPropError
-from genprop_core.long_clip import propagate_clip
+from genprop_core.long_clip import ClipSettings, propagate_clip
 from genprop_core.pipeline import GenProp
 from trainer import evaluate_long, long_tables
 
@@ -30,7 +32,8 @@ class Perfect:
         clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
         truth = (clip.target - fade).clamp(0, 1)
-        result = propagate_clip(Still(), frames, keyframes, settings.clip)
+        quick = ClipSettings(find_shots=False, colour="off", passing=False, behind=False, look_ahead=False)
+        result = propagate_clip(Still(), frames, keyframes, replace(quick, overlap=settings.clip.overlap))
         result.frames, result.mask = (truth * 255).round().byte(), (clip.mask * 255).byte()
         result.confidence = 1 - fade.flatten()
         return result
@@ -47,6 +50,7 @@ class Still:
 def perfect(monkeypatch):
     made = Perfect()
     monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: made)
+    monkeypatch.setattr(evaluate_long, "make_clip", cache(evaluate_long.make_clip))  # drawing one takes seconds
     return made
 
 
