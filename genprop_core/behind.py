@@ -19,7 +19,7 @@ WRONG = 24.0  # of 255: what comes to light and differs more, on average, was no
 LEAST = 16  # pixels that must have come to light to judge by
 SURE = 0.9
 DEEP = 8.0  # pixels from its rim that the depth of what is known counts
-RIM = 4  # pixels beyond what is known that take its colours, so that none of the removed thing get into its rim
+RIM = 4  # pixels beyond what is known that take its colours, so that none of the removed thing gets in
 
 
 class Behind:
