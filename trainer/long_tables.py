@@ -63,9 +63,10 @@ def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
             else:
                 add(what, gain, f"at least {wanted}", lambda v, least=wanted: v >= least)
     every = variants.get("a keyframe in every window", {})
-    if one and every:
-        shared = {s: one[s] for s in every if s in one}
-        share = mean(shared, "inside_at_end") / mean(every, "inside_at_end") if shared else None
+    shared = set(one) & set(every)
+    if shared:
+        ends = [mean({s: rows[s] for s in shared}, "inside_at_end") for rows in (one, every)]
+        share = None if None in ends else ends[0] / ends[1]
         add("PSNR inside at the end over that with a keyframe in every window", share, "-", lambda v: None)
     return out
 
