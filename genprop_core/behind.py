@@ -18,24 +18,19 @@ NEARBY = 6  # pixels around what moves on its own in which nothing is known
 WRONG = 24.0  # of 255: what comes to light and differs more, on average, was not what the keyframe had there
 LEAST = 16  # pixels that must have come to light to judge by
 SURE = 0.9
-DEEP = 8.0  # pixels from its rim that the depth of what is known counts
-RIM = 4  # pixels beyond what is known that take its colours, so that none of the removed thing gets in
 
 
 class Behind:
     """Follows a run. `filled` puts what is behind the removed thing into a frame that it stands at.
 
     source: [3,H,W] in [0,1], the frame that a run starts from. edit: bool [H,W], where the thing may be seen in it,
-    with a margin. scale: pixels of these frames to one of those that the model works on, which `NEARBY` counts.
-    cautious: interpolated from frame to frame, the rim of what is known creeps inwards; False holds it where it is:
-    what is carried on is the distance from it, which interpolation leaves as it is.
+    with a margin.
     """
 
-    def __init__(self, source: torch.Tensor, edit: torch.Tensor, scale: float = 1.0, cautious: bool = True):
-        self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), disc(round(NEARBY * scale))
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor):
+        self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), disc(NEARBY)
         self.picture = self.frame.astype(np.float32)
         self.known = (~self.edit).astype(np.float32)
-        self.depth = None if cautious else depth_of(~self.edit)
         self.shown = 0 * self.known  # where it is the keyframe's, never seen in the source
 
     def take(self, keyframe: torch.Tensor, edit: torch.Tensor) -> None:
@@ -47,8 +42,6 @@ class Behind:
         new = self.edit & (self.known <= SURE)
         self.picture[new] = picture_of(keyframe)[new]
         self.known[new] = self.shown[new] = 1
-        if self.depth is not None:
-            self.depth = depth_of(self.known > SURE)
 
     def advance(self, source: torch.Tensor, edit: torch.Tensor) -> None:
         """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""
@@ -66,13 +59,8 @@ class Behind:
 
     def _moved(self, now, edit, motion):
         """The picture, and where it is known and where the keyframe's, of the next frame."""
-        if self.depth is not None:
-            self._widen()
         maps = np.stack([self.known, self.shown, (~self.edit).astype(np.float32)], -1)
         known, shown, seen = np.moveaxis(warped(maps, motion, cv2.INTER_LINEAR), -1, 0)
-        if self.depth is not None:
-            self.depth = warped(self.depth + DEEP, motion, cv2.INTER_LINEAR) - DEEP  # none beyond the frame
-            known = (self.depth > 0).astype(np.float32)
         change = cv2.absdiff(warped(self.frame, motion), now)
         change = cv2.transform(cv2.boxFilter(change, cv2.CV_32F, (3, 3)), np.full((1, 3), 1 / 3))
         compared = ~edit & (seen > 0.99)
@@ -86,25 +74,9 @@ class Behind:
         if light.sum() >= LEAST and np.abs(own - picture[part]).mean(2)[light].mean() > WRONG:
             known = np.where(shown > 0, 0, known)
         picture[part][hidden] = own[hidden]
-        known = still * np.where(edit, known, compared)
-        if self.depth is not None:
-            there = np.where(edit, np.where(known > SURE, self.depth, np.minimum(self.depth, 0)), -DEEP)
-            self.depth = np.maximum(there, depth_of((known > SURE) & ~edit)).astype(np.float32)
-        return picture, known, np.where(edit, shown, 0)
-
-    def _widen(self) -> None:
-        """Gives the pixels just beyond what is known the colours beside them."""
-        part, side = box_of(self.edit), (2 * RIM + 1, 2 * RIM + 1)
-        if not self.picture[part].size:
-            return
-        known = (self.known[part] > SURE).astype(np.float32)
-        near = cv2.blur(known, side)
-        colours = cv2.blur(self.picture[part] * known[..., None], side) / np.maximum(near, 1e-6)[..., None]
-        rim = (known == 0) & (near > 1e-3)
-        self.picture[part][rim] = colours[rim]
+        return picture, still * np.where(edit, known, compared), np.where(edit, shown, 0)
 
     def _nothing(self, now):
-        self.depth = None if self.depth is None else np.full_like(self.depth, -DEEP)
         return now.astype(np.float32), 0 * self.known, 0 * self.shown
 
     def share(self) -> torch.Tensor:
@@ -116,13 +88,6 @@ class Behind:
         """The frame [3,H,W] with what is known to be behind the removed thing, by `share`."""
         picture = torch.from_numpy(self.picture.clip(0, 255) / 255).movedim(-1, 0).to(frame)
         return torch.lerp(frame, picture, self.share().to(frame)[None])
-
-
-def depth_of(mask: np.ndarray) -> np.ndarray:
-    """float32 [H,W]: the distance of a pixel in a bool mask to its rim, and of one beyond it the negative."""
-    one = mask.astype(np.uint8)
-    inside, beyond = (cv2.distanceTransform(m, cv2.DIST_L2, 3) for m in (one, 1 - one))
-    return np.where(mask, inside - 0.5, 0.5 - beyond).clip(-DEEP, DEEP).astype(np.float32)
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, slice]:

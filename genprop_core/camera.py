@@ -51,7 +51,7 @@ def _fitted(before, now, free, motion):
     border = np.zeros_like(x)
     border[EDGE:-EDGE, EDGE:-EDGE] = 1
     for _ in range(ITERATIONS):
-        moved = warped(before, motion[:2])
+        moved = warped(before, motion[:2], cv2.INTER_LINEAR)
         inside = warped(border, motion[:2], cv2.INTER_LINEAR) > 0.99
         error = now - moved
         seen = free & inside

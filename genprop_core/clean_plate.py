@@ -1,8 +1,7 @@
 """The clean plate: what is behind a removed thing and in sight in another frame, put into the finished clip.
 
 What a model makes behind a removed thing is a guess, and coarser than the film. Often nothing has to be guessed: the
-thing moves, or the camera does, and the place is in sight earlier or later, or in a keyframe. `Behind` follows it from
-there, once forwards and once backwards in time, and says where it is known.
+thing moves, or the camera does, and the place is in sight earlier or later, or in a keyframe: `Backdrop` finds it.
 """
 
 from collections.abc import Callable
@@ -13,13 +12,16 @@ import numpy as np
 import torch
 
 from .anchor import with_missed
-from .behind import WRONG, Behind, box_of
+from .backdrop import Backdrop
+from .behind import box_of
 from .clip_input import as_sharp_as, at_size
 from .compositing import THRESHOLD, alpha
 from .confidence import MARGIN
 from .crop import edit_mask
 from .frames import as_bytes, as_float
 from .passing import difference, picture_of
+
+KEPT = 4.0  # of 255: what was made and is nearer than that to the film was kept
 
 
 @dataclass
@@ -38,24 +40,20 @@ def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, s
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
-    whether the masks are the user's, so that nothing within them is to stay. step() is called twice for every frame;
-    what it raises stops the work.
+    whether the masks are the user's, so that nothing within them is to stay. step() is called three times for every
+    frame; what it raises stops the work.
     """
     laid = Laid(torch.zeros(len(out)))
     laying = _Laying(out, masks, source, scale, weight, sure, laid, step or (lambda: None))
     for start, stop in shots:
         given = {k: f for k, f in keyframes.items() if start <= k < stop}
-        orders = [range(start, stop), range(stop - 1, start - 1, -1)]
-        if given and max(given) - start > stop - 1 - min(given):
-            orders.reverse()  # what is seen in the film comes last, over what a keyframe has there
-        for order in orders:
-            laying.follow(given, order)
+        laying.lay(given, range(start, stop))
     return laid
 
 
 @dataclass
 class _Laying:
-    """One clip at work. motions: {(from, to): the camera's}, found in one direction and used in the other as well."""
+    """One clip at work."""
 
     out: torch.Tensor
     masks: torch.Tensor
@@ -65,47 +63,54 @@ class _Laying:
     sure: bool
     laid: Laid
     step: Callable[[], None]
-    motions: dict = field(default_factory=dict)
 
-    def follow(self, given, order) -> None:
-        """One direction of one shot. given: its keyframes, {frame index: [3,h,w]}."""
-        behind, margin, last = None, round(MARGIN * self.scale), None
-        for index in order:
+    def lay(self, given, shot: range) -> None:
+        """One shot. given: its keyframes, {frame index: [3,h,w]}."""
+        if not given:
+            for _ in range(3 * len(shot)):
+                self.step()
+            return
+        size = tuple(self.source.shape[-2:])
+        backdrop = Backdrop(self._film, self._edit, size, shot, self.scale, self.step)
+        for index, frame in given.items():
+            self._take(backdrop, index, frame)
+        for index in shot:
             self.step()
-            if not given:
-                continue
-            frame, own = as_bytes(self.source[index]), self.masks[index][None]
-            mask = with_missed(own, self.out[index][None], frame[None])
-            edit = alpha(mask, margin, 0)[0, 0] > 0
-            if behind is None:
-                behind = Behind(frame, edit, self.scale, cautious=False)
-            else:
-                behind.move(frame, edit, self._motion(behind, last, index, frame, edit))
-            if index in given:
-                keyframe = at_size(given[index], self.source)[0]
-                if _disagree(behind, keyframe, mask) and index not in self.laid.overruled:
-                    self.laid.overruled.append(index)
-                differs = edit_mask(as_sharp_as(given[index], frame), keyframe)
-                behind.take(keyframe, alpha(differs[None], margin, 0)[0, 0] > 0)
-            self._put(index, behind, edit, own, mask)
-            last = index
+            self._put(backdrop, index)
 
-    def _motion(self, behind, last, index, frame, edit):
-        """The camera's from the last frame to this one; its inverse is kept for the way back."""
-        if (last, index) not in self.motions:
-            self.motions[last, index] = motion = behind.motion_to(frame, edit)
-            self.motions[index, last] = None if motion is None else cv2.invertAffineTransform(motion)
-        return self.motions[last, index]
+    def _film(self, index, part) -> np.ndarray:
+        return picture_of(self.source[(index, slice(None), *part)])
 
-    def _put(self, index, behind, edit, own, mask) -> None:
+    def _made(self, index) -> tuple[torch.Tensor, torch.Tensor]:
+        """The mask of a frame with what it missed [1,1,H,W], and where the removed thing may be seen, bool [H,W]."""
+        mask = with_missed(self.masks[index][None], self.out[index][None], as_bytes(self.source[index])[None])
+        return mask, alpha(mask, round(MARGIN * self.scale), 0)[0, 0] > 0
+
+    def _edit(self, index) -> np.ndarray:
+        return self._made(index)[1].numpy()
+
+    def _take(self, backdrop, index, frame) -> None:
+        """A keyframe, for what the film never shows."""
+        keyframe = at_size(frame, self.source)[0]
+        differs = edit_mask(as_sharp_as(frame, as_bytes(self.source[index])), keyframe)
+        there = (alpha(differs[None], round(MARGIN * self.scale), 0)[0, 0] > 0).numpy()
+        inside = (self._made(index)[0][0, 0] > THRESHOLD).numpy()
+        if backdrop.take(index, picture_of(keyframe), there, inside):
+            self.laid.overruled.append(index)
+
+    def _put(self, backdrop, index) -> None:
         """What is known into the frame, as far as it is believed."""
-        part = box_of(edit.numpy())
-        shown = behind.picture, behind.frame, picture_of(self.out[index])
-        plate, film, made = (picture[part].astype(np.float32) for picture in shown)
+        mask, edit = self._made(index)
+        own, part = self.masks[index][None], box_of(edit.numpy())
+        film, made = (f.astype(np.float32) for f in (self._film(index, part), picture_of(self.out[index])[part]))
+        if not made.size:
+            return
+        plate, known = backdrop.behind(index, edit.numpy(), part)
         believed = _believed(plate, film, made)
         if self.sure:
             believed = torch.maximum(believed, as_float(own[0, 0][part]))
-        share = (behind.share() * edit)[part] * believed
+        share = cv2.erode(known.astype(np.float32), np.ones((3, 3), np.uint8))
+        share = torch.from_numpy(cv2.blur(share, (5, 5))) * edit[part] * believed
         if self.weight is not None:
             share = share * self.weight(own)[0, 0][part]
         if share.any():
@@ -113,24 +118,23 @@ class _Laying:
             self.out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
         size = mask.sum()
         if size:
-            known = (share * mask[0, 0][part]).sum() / size
-            self.laid.known[index] = torch.maximum(self.laid.known[index], known)
-
-
-def _disagree(behind, keyframe, mask) -> bool:
-    """Whether most of what the mask covers is known from the film, and is not what the keyframe has there."""
-    inside = (mask[0, 0] > THRESHOLD).numpy()
-    both = inside & (behind.share() > 0.99).numpy()
-    return both.sum() > inside.sum() / 2 and difference(behind.picture, picture_of(keyframe))[both].mean() > WRONG
+            self.laid.known[index] = (share * mask[0, 0][part]).sum() / size
 
 
 def _believed(plate, film, made) -> torch.Tensor:
     """float32 [H,W]: 1 where the frame as made is nearer to the plate than to the film, falling to 0 where it is not.
 
-    Something else that moves may be hidden by the mask, of which `Behind` knows nothing: what the model kept of the
-    film is not for the plate to take away.
+    Something else that moves may be hidden by the mask, of which the backdrop knows nothing: what the model kept of the
+    film is not for the plate to take away. What it changed is compared where it changed something, as its neighbours
+    that it kept are no nearer to anything.
     """
-    if not made.size:
-        return torch.zeros(made.shape[:2])
-    from_plate, from_film = (cv2.blur(difference(other, made), (5, 5)) for other in (plate, film))
-    return torch.from_numpy(cv2.blur((from_plate <= from_film).astype(np.float32), (3, 3)))
+    from_plate, from_film = difference(plate, made), difference(film, made)
+    changed = (from_film > KEPT).astype(np.float32)
+    nearer = _mean(from_plate, 5) <= _mean(from_film, 5)
+    drawn = changed * (_mean(changed * from_plate, 5) <= _mean(changed * from_film, 5))
+    drawn = _mean(drawn, 3) / np.maximum(_mean(changed, 3), 1e-6)
+    return torch.from_numpy(np.where(changed > 0, drawn, _mean(nearer.astype(np.float32), 3)).astype(np.float32))
+
+
+def _mean(values: np.ndarray, side: int) -> np.ndarray:
+    return cv2.blur(values, (side, side))

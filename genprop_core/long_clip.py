@@ -204,7 +204,7 @@ def propagate_clip(
         made = None
     made = make(model, view, keyframes, shots, settings, progress) if made is None else made
     has_plate = settings.clean_plate and model.removes and (made.has_mask or mask is not None)
-    step = Steps(finishing, len(frames) * (3 if has_plate else 1))
+    step = Steps(finishing, len(frames) * (4 if has_plate else 1))
     out, masks = finished(view, made, frames, shots, region, settings, step)
     trust, overruled = made.confidence, []
     if has_plate:

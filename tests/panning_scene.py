@@ -13,10 +13,10 @@ EDGE = 8
 GUESS = torch.tensor([0.2, 0.9, 0.2]).view(3, 1, 1)
 
 
-def scene(passer=False, thing=THING):
+def scene(passer=False, thing=THING, height=SIZE, width=SIZE):
     """(source, target) [T,3,H,W] in [0,1]: a red thing before waves that go to the left; something dark comes near."""
-    wide = as_float(torch.from_numpy(waves(SIZE, SIZE + PAN * FRAMES, grey=True)).movedim(-1, 0))
-    target = torch.stack([wide[:, :, PAN * t : PAN * t + SIZE] for t in range(FRAMES)])
+    wide = as_float(torch.from_numpy(waves(height, width + PAN * FRAMES, grey=True)).movedim(-1, 0))
+    target = torch.stack([wide[:, :, PAN * t : PAN * t + width] for t in range(FRAMES)])
     if passer:
         for t in range(FRAMES):
             target[t, :, 50:70, 120 - 2 * t - 12 : 120 - 2 * t] = 0.1

@@ -1,0 +1,120 @@
+"""The frames of a shot, each where any other has it: the camera's motion from frame to frame, put together."""
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+from .camera import camera_motion, warped
+from .passing import difference
+
+SIDE = 256  # pixels a side in which motion is looked for: larger frames are made smaller first
+KEPT = 64  # small frames at hand
+MOVES = 8.0  # of 255: a pixel that differs more shows something else
+MOST = 0.8  # of the pixels of two frames in a row must differ less, at least, or the camera's motion is not known
+SOFT = 5  # pixels a side over which pictures are compared
+OVERHANG = 8  # pixels around a part of a frame that are read to interpolate its rim
+
+
+class Registered:
+    """picture: (index, (rows, columns)) -> uint8 [h,w,3], that part of a frame. size: (H, W) of the frames.
+    indices: of the shot's frames.
+
+    `clear` is to be given of every frame before `follow`: uint8 [h,w] of the small size, 255 where there is nothing
+    but what the film shows.
+    """
+
+    def __init__(self, picture, size: tuple[int, int], indices: range):
+        self.picture, self.size, self.indices = picture, size, indices
+        self.whole = tuple(slice(0, n) for n in size)
+        self.ratio = min(1.0, SIDE / max(size))
+        self.small_size = tuple(max(1, round(n * self.ratio)) for n in size)
+        # a small pixel covers several: its middle is theirs
+        x, y = (small / full for small, full in zip(self.small_size[::-1], size[::-1]))
+        self.to_small = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1.0]])
+        self.small = lru_cache(KEPT)(self._small)
+        self.clear, self.places = {}, {}
+
+    def _small(self, index) -> np.ndarray:
+        """uint8 [h,w,3]: a frame, at most SIDE pixels a side."""
+        return self.made_small(self.picture(index, self.whole))
+
+    def made_small(self, picture: np.ndarray) -> np.ndarray:
+        """Any picture of the frames' size."""
+        if self.small_size == self.size:
+            return picture
+        return cv2.resize(picture, self.small_size[::-1], interpolation=cv2.INTER_AREA)
+
+    def follow(self, index) -> None:
+        """Finds the place of a frame by the one before; where that cannot be done a new run begins."""
+        run, place = self.places.get(index - 1, (-1, None))
+        motion = None if place is None else self._motion(index)
+        self.places[index] = (run + 1, np.eye(3)) if motion is None else (run, place @ motion)
+
+    def _motion(self, index) -> np.ndarray | None:
+        """3x3, small pixels: the camera's, from a frame to the one before; None where there is none to be told."""
+        before, now = self.small(index - 1), self.small(index)
+        free = (self.clear[index] == 255) & (self.clear[index - 1] == 255)
+        motion = camera_motion(before, now, free)
+        if motion is None:
+            return None
+        seen = free & (warped(self.clear[index - 1], motion, cv2.INTER_LINEAR) == 255)
+        same = follows(warped(before, motion, cv2.INTER_LINEAR), now, seen, MOST)
+        return np.vstack([motion, [0, 0, 1]]) if same else None
+
+    def way(self, index, other) -> np.ndarray | None:
+        """3x3, small pixels: from those of a frame to their places in another; None where it is not known."""
+        (run, here), (other_run, there) = self.places[index], self.places[other]
+        return np.linalg.inv(there) @ here if run == other_run else None
+
+    def others(self, index, lags):
+        """(lag, index) of the frames that are so far from one and whose way to it is known."""
+        for lag in lags:
+            for other in (index - lag, index + lag):
+                if other in self.indices and self.places[other][0] == self.places[index][0]:
+                    yield lag, other
+
+    def large(self, small, way, part) -> np.ndarray:
+        """A part (rows, columns) of a small map of another frame, moved and at the frames' size; 0 beyond it."""
+        return _part_of(small, way @ self.to_small, part, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+
+    def moved(self, other, way, part) -> np.ndarray:
+        """float32 [h,w,3]: a part of another frame, moved to where this one has it."""
+        motion = self.at_full(way)
+        corners = np.array([[x, y, 1] for y in (part[0].start, part[0].stop) for x in (part[1].start, part[1].stop)])
+        x, y, _ = motion @ corners.T
+        box = tuple(
+            slice(
+                int(np.clip(np.floor(at.min()) - OVERHANG, 0, n - 1)),
+                int(np.clip(np.ceil(at.max()) + OVERHANG, 1, n)),
+            )
+            for at, n in ((y, self.size[0]), (x, self.size[1]))
+        )
+        shift = np.array([[1, 0, -box[1].start], [0, 1, -box[0].start], [0, 0, 1.0]])
+        return moved_part(self.picture(other, box).astype(np.float32), shift @ motion, part)
+
+    def at_full(self, way) -> np.ndarray:
+        """A motion of small pixels, in pixels of the frames."""
+        return np.linalg.inv(self.to_small) @ way @ self.to_small
+
+
+def moved_part(picture: np.ndarray, motion: np.ndarray, part) -> np.ndarray:
+    """A part (rows, columns) of a picture after a motion 3x3, sharp, with its border repeated beyond it."""
+    return _part_of(picture, motion, part, cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE)
+
+
+def _part_of(picture, motion, part, how, border):
+    rows, columns = part
+    motion = motion @ np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1.0]])
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    return cv2.warpAffine(picture, motion[:2], size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
+
+
+def follows(picture: np.ndarray, now: np.ndarray, where: np.ndarray, share: float) -> bool:
+    """Whether two pictures differ by less than `MOVES` in this share of the pixels of a bool map, at least.
+
+    Looked at softly: texture that is a pixel off is no difference.
+    """
+    soft = (cv2.blur(p.astype(np.float32), (SOFT, SOFT)) for p in (picture, now))
+    change = difference(*soft)[where]
+    return bool(change.size) and bool((change < MOVES).mean() >= share)
