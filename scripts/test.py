@@ -34,7 +34,9 @@ def body(arguments):
     checkout = find_comfyui()
     say("ComfyUI: {}".format(checkout or "no checkout found, so its tests are skipped"))
     python = prepare(*(with_comfyui(checkout, tests=True) if checkout else plain(tests=True)))
-    return run([python, "-m", "pytest"] + passed_on, ROOT, COMFYUI_PATH=checkout or "", **threads)
+    # hundreds of processes import torch and diffusers: their code is compiled once, whatever Python is told elsewhere
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": python.parent.parent / "bytecode"}
+    return run([python, "-m", "pytest"] + passed_on, ROOT, COMFYUI_PATH=checkout or "", **threads, **compiled)
 
 
 if __name__ == "__main__":
