@@ -71,3 +71,19 @@ def test_nothing_is_found_where_next_to_nothing_is_free():
     free = np.zeros((128, 128), bool)
     free[:30, :30] = True
     assert camera_motion(before, now, free) is None
+
+
+@pytest.mark.parametrize("grey", [True, False], ids=["grey", "colours"])
+def test_a_fraction_of_a_pixel_is_found_without_a_bias(grey):
+    """Frames that several pixels of a larger picture were put into, as in a camera, so that none is interpolated."""
+    times, size = 8, 96
+    large = waves(times * (size + 4), times * (size + 4), grey=grey)
+    errors = []
+    for x in range(-11, 12, 2):
+        before, now = (
+            cv2.resize(np.ascontiguousarray(large[16:, 16 + at :][: times * size, : times * size]), (size, size),
+                       interpolation=cv2.INTER_AREA) for at in (0, x)
+        )  # fmt: skip
+        found = camera_motion(before, now, np.ones((size, size), bool))
+        errors.append((found @ [size / 2, size / 2, 1])[0] - size / 2 - x / times)
+    assert np.abs(errors).max() < 0.02, errors

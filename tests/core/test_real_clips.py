@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from stand_in import StandIn
 
 from genprop_core import cli, propagate
-from genprop_core.behind import Behind
+from genprop_core.backdrop import Backdrop
+from genprop_core.behind import Behind, box_of
 from genprop_core.compositing import alpha
 from genprop_core.frames import as_bytes, as_float, resize
 from genprop_core.long_clip import ClipSettings, propagate_clip
@@ -117,6 +118,28 @@ def test_what_is_behind_a_thing_is_known_from_before_or_not_at_all():
         assert all(error < 8 for error in errors), (name, errors)
         shares.append(sum(found) / len(found))
     assert shares[0] > 0.1 and shares[1] == 0, shares
+
+
+def test_the_backdrop_of_a_pan_is_what_is_behind_a_thing():
+    """A patch goes its own way past a wall; trees before it move otherwise, so that the mean error counts."""
+    truth = read_video(clip("bmx-trees.mp4")).frames[:40].numpy()
+    frames, edits = truth.copy(), np.zeros(truth.shape[:3], bool)
+    for t in range(40):
+        part = (t, slice(90, 150), slice(110 + 4 * t, 170 + 4 * t))
+        frames[part], edits[part] = (230, 40, 90), True
+    near = [cv2.dilate(e.astype(np.uint8), np.ones((9, 9), np.uint8)) > 0 for e in edits]
+    backdrop = Backdrop(lambda i, part: frames[i][part], lambda i: near[i], truth.shape[1:3], range(40))
+    shares, errors = [], []
+    for t in range(0, 40, 3):
+        part = box_of(near[t])
+        plate, known = backdrop.behind(t, near[t], part)
+        shares.append(float(known.mean()))
+        painted = cv2.inpaint(frames[t], near[t].astype(np.uint8), 5, cv2.INPAINT_TELEA)
+        errors.append(
+            [float(np.abs(p - truth[t][part])[known].mean()) for p in (plate, painted[part].astype(np.float32))]
+        )
+    plate, painted = np.array(errors).mean(0)
+    assert np.mean(shares) > 0.8 and plate < 0.6 * painted, (shares, errors)
 
 
 def test_most_of_what_is_behind_the_rider_was_seen_before():
