@@ -22,6 +22,7 @@ from .frames import as_bytes, as_float
 from .passing import difference, picture_of
 
 KEPT = 4.0  # of 255: what was made and is nearer than that to the film was kept
+EMPTY = 8.0  # of 255: up to there the film shows the backdrop itself
 
 
 @dataclass
@@ -106,13 +107,17 @@ class _Laying:
         if not made.size:
             return
         plate, known = backdrop.behind(index, edit.numpy(), part)
-        believed = _believed(plate, film, made)
+        believed, within = _believed(plate, film, made), as_float(own[0, 0][part])
+        if self.weight is not None:  # as if it had been composited with the plate
+            faded = self.weight(own)[0, 0][part]
+            plate = torch.lerp(torch.from_numpy(film), torch.from_numpy(plate), faded[..., None]).numpy()
+            within = (faded > 0).float()
         if self.sure:
-            believed = torch.maximum(believed, as_float(own[0, 0][part]))
-        share = cv2.erode(known.astype(np.float32), np.ones((3, 3), np.uint8))
+            believed = torch.maximum(believed, within)
+        share = cv2.erode((known | ~edit[part].numpy()).astype(np.float32), np.ones((3, 3), np.uint8))
         share = torch.from_numpy(cv2.blur(share, (5, 5))) * edit[part] * believed
         if self.weight is not None:
-            share = share * self.weight(own)[0, 0][part]
+            share = share * within
         if share.any():
             mixed = torch.lerp(torch.from_numpy(made), torch.from_numpy(plate), share[..., None])
             self.out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
@@ -126,14 +131,16 @@ def _believed(plate, film, made) -> torch.Tensor:
 
     Something else that moves may be hidden by the mask, of which the backdrop knows nothing: what the model kept of the
     film is not for the plate to take away. What it changed is compared where it changed something, as its neighbours
-    that it kept are no nearer to anything.
+    that it kept are no nearer to anything. Where the film shows the backdrop there is nothing before it.
     """
     from_plate, from_film = difference(plate, made), difference(film, made)
     changed = (from_film > KEPT).astype(np.float32)
     nearer = _mean(from_plate, 5) <= _mean(from_film, 5)
     drawn = changed * (_mean(changed * from_plate, 5) <= _mean(changed * from_film, 5))
     drawn = _mean(drawn, 3) / np.maximum(_mean(changed, 3), 1e-6)
-    return torch.from_numpy(np.where(changed > 0, drawn, _mean(nearer.astype(np.float32), 3)).astype(np.float32))
+    believed = np.where(changed > 0, drawn, _mean(nearer.astype(np.float32), 3))
+    empty = difference(_mean(plate, 5), _mean(film, 5)) < EMPTY
+    return torch.from_numpy(np.maximum(believed, _mean(empty.astype(np.float32), 3)).astype(np.float32))
 
 
 def _mean(values: np.ndarray, side: int) -> np.ndarray:

@@ -99,6 +99,31 @@ def test_within_the_users_own_mask_nothing_of_the_film_stays():
     assert inside(as_float(result.frames) - target).abs().max() < 4 / 255
 
 
+def test_a_mask_that_is_too_large_costs_nothing():
+    """Where the film shows the backdrop there is nothing before it, whatever was made there."""
+    source, target = scene()
+    large = tuple(slice(part.start - 8, part.stop + 8) for part in THING)
+    made = source.clone()
+    inside(made, large)[:] = inside(source, large).flip(1) * 0.5  # as far from the film as from what is behind
+    out = as_bytes(made)
+    lay(out, masks(large), as_bytes(source), {0: as_bytes(target[0])}, SHOTS)
+    rim = edit(8) & ~edit(4)
+    assert (as_float(out) - target)[:, :, rim].abs().max() < 6 / 255
+
+
+def test_the_rim_of_the_users_own_mask_is_not_left_to_the_model():
+    """What a composite fades over lies beyond the mask."""
+    source, target = scene()
+    settings = ClipSettings(**vars(PLATE) | {"composite": True, "grow": 4, "feather": 4})
+
+    class Dark(Keeping):
+        def run(self, source, keyframe, **others):
+            return source * 0.2, super().run(source, keyframe, **others)[1]
+
+    result = propagate_clip(Dark(True), as_bytes(source), {0: as_bytes(target[0])}, settings, masks())
+    assert (as_float(result.frames) - target).abs().max() < 6 / 255
+
+
 def test_a_keyframe_that_differs_everywhere_changes_nothing_away_from_the_mask():
     source, target = scene()
     out, _ = laid(source, {0: (target[0] + 0.06).clamp(0, 1)})
