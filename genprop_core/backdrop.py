@@ -95,8 +95,7 @@ class Backdrop:
 
         edit: bool [H,W] as before. Returns float32 [h,w,3] and where it is known, bool [h,w].
         """
-        room = round(RING * self.scale)
-        wide = tuple(slice(max(0, s.start - room), min(n, s.stop + room)) for s, n in zip(part, self.frames.size))
+        wide = self._wide(part)
         now, asked = self.frames.picture(index, wide).astype(np.float32), edit[wide]
         around = ~asked & (self.frames.large(self.frames.clear[index], STILL, wide) == 255)
         plate, known, asks = self._filmed(index, wide, now, asked, around)
@@ -104,6 +103,16 @@ class Backdrop:
         known &= self.frames.large(self.moving[index], STILL, wide) == 0
         inner = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide))
         return plate[inner], known[inner]
+
+    def _wide(self, part):
+        """The part and what is around it."""
+        room = round(RING * self.scale)
+        return tuple(slice(max(0, s.start - room), min(n, s.stop + room)) for s, n in zip(part, self.frames.size))
+
+    def moves_beside(self, index, edit, part) -> int:
+        """How many pixels around a part of a frame are near something that moves on its own, and not in the edit."""
+        wide = self._wide(part)
+        return int(((self.frames.large(self.moving[index], STILL, wide) > 0) & ~edit[wide]).sum())
 
     def _filmed(self, index, part, now, asked, around):
         """The plate of other frames, where it is known, and how many were asked of every pixel."""

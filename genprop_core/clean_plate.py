@@ -107,7 +107,8 @@ class _Laying:
         if not made.size:
             return
         plate, known = backdrop.behind(index, edit.numpy(), part)
-        believed, within = _believed(plate, film, made), as_float(own[0, 0][part])
+        empty, within = _empty(plate, film), as_float(own[0, 0][part])
+        believed = torch.maximum(_believed(plate, film, made), empty)
         if self.weight is not None:  # as if it had been composited with the plate
             faded = self.weight(own)[0, 0][part]
             plate = torch.lerp(torch.from_numpy(film), torch.from_numpy(plate), faded[..., None]).numpy()
@@ -121,9 +122,10 @@ class _Laying:
         if share.any():
             mixed = torch.lerp(torch.from_numpy(made), torch.from_numpy(plate), share[..., None])
             self.out[(index, slice(None), *part)] = as_bytes(mixed.clamp(0, 255).movedim(-1, 0) / 255)
-        size = mask.sum()
-        if size:
-            self.laid.known[index] = (share * mask[0, 0][part]).sum() / size
+        covered = mask[0, 0][part] * (1 - empty * torch.from_numpy(known))  # an empty place says nothing of the edit
+        if covered.any():  # and what moves beside the mask may be a part of the thing that it missed
+            beside = backdrop.moves_beside(index, edit.numpy(), part)
+            self.laid.known[index] = (share * covered).sum() / (covered.sum() + beside)
 
 
 def _believed(plate, film, made) -> torch.Tensor:
@@ -131,7 +133,7 @@ def _believed(plate, film, made) -> torch.Tensor:
 
     Something else that moves may be hidden by the mask, of which the backdrop knows nothing: what the model kept of the
     film is not for the plate to take away. What it changed is compared where it changed something, as its neighbours
-    that it kept are no nearer to anything. Where the film shows the backdrop there is nothing before it.
+    that it kept are no nearer to anything.
     """
     from_plate, from_film = difference(plate, made), difference(film, made)
     changed = (from_film > KEPT).astype(np.float32)
@@ -139,8 +141,13 @@ def _believed(plate, film, made) -> torch.Tensor:
     drawn = changed * (_mean(changed * from_plate, 5) <= _mean(changed * from_film, 5))
     drawn = _mean(drawn, 3) / np.maximum(_mean(changed, 3), 1e-6)
     believed = np.where(changed > 0, drawn, _mean(nearer.astype(np.float32), 3))
-    empty = difference(_mean(plate, 5), _mean(film, 5)) < EMPTY
-    return torch.from_numpy(np.maximum(believed, _mean(empty.astype(np.float32), 3)).astype(np.float32))
+    return torch.from_numpy(believed.astype(np.float32))
+
+
+def _empty(plate, film) -> torch.Tensor:
+    """float32 [H,W]: 1 where the film shows the plate itself, so that nothing can be before it."""
+    same = difference(_mean(plate, 5), _mean(film, 5)) < EMPTY
+    return torch.from_numpy(_mean(same.astype(np.float32), 3))
 
 
 def _mean(values: np.ndarray, side: int) -> np.ndarray:
