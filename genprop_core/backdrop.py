@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from .behind import NEARBY, WRONG, box_of, disc
+from .camera import warped
 from .passing import difference
 from .registered import MOVES, Registered, follows, moved_part
 
@@ -56,11 +57,8 @@ class Backdrop:
         pictures = [np.where(seen[..., None], now, np.nan)]
         for _, other in self.frames.others(index, AROUND):
             way = self.frames.way(index, other)
-            size = self.frames.small_size[::-1]
-            picture, there = (
-                cv2.warpAffine(p, way[:2], size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-                for p in (self.frames.small(other), self.frames.clear[other])
-            )
+            shown = self.frames.small(other), self.frames.clear[other]
+            picture, there = (warped(p, way[:2], cv2.INTER_LINEAR) for p in shown)
             if _agree(picture, now, seen & (there == 255)):
                 pictures.append(np.where((there == 255)[..., None], picture, np.float32(np.nan)))
         backdrop, count = _median(np.stack(pictures))
