@@ -13,7 +13,7 @@ import numpy as np
 from .behind import NEARBY, WRONG, box_of, disc
 from .camera import warped
 from .passing import difference
-from .registered import MOVES, Registered, follows, moved_part
+from .registered import MOVES, Registered, follows, made_small, moved_part
 
 LAGS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256)  # frames from one to those that are asked
 BETWEEN = tuple(lag for lag in range(1, 48) if lag not in LAGS)  # asked as well where those show nothing
@@ -41,7 +41,8 @@ class Backdrop:
         for index in indices:
             step()
             seen = np.where(edit(index), 0, 255).astype(np.uint8)
-            self.frames.clear[index] = np.where(self.frames.made_small(seen) == 255, 255, 0).astype(np.uint8)
+            seen = made_small(seen, self.frames.small_size)
+            self.frames.clear[index] = np.where(seen == 255, 255, 0).astype(np.uint8)
             self.frames.follow(index)
         for index in indices:
             step()

@@ -32,18 +32,14 @@ class Registered:
         # a small pixel covers several: its middle is theirs
         x, y = (small / full for small, full in zip(self.small_size[::-1], size[::-1]))
         self.to_small = np.array([[x, 0, (x - 1) / 2], [0, y, (y - 1) / 2], [0, 0, 1.0]])
-        self.small = lru_cache(KEPT)(self._small)
         self.clear, self.places = {}, {}
+        whole, small_size = self.whole, self.small_size
 
-    def _small(self, index) -> np.ndarray:
-        """uint8 [h,w,3]: a frame, at most SIDE pixels a side."""
-        return self.made_small(self.picture(index, self.whole))
+        @lru_cache(KEPT)
+        def small(index):  # of nothing that refers to this object, which would then outlive its use
+            return made_small(picture(index, whole), small_size)
 
-    def made_small(self, picture: np.ndarray) -> np.ndarray:
-        """Any picture of the frames' size."""
-        if self.small_size == self.size:
-            return picture
-        return cv2.resize(picture, self.small_size[::-1], interpolation=cv2.INTER_AREA)
+        self.small = small  # index -> uint8 [h,w,3]
 
     def follow(self, index) -> None:
         """Finds the place of a frame by the one before; where that cannot be done a new run begins."""
@@ -96,6 +92,11 @@ class Registered:
     def at_full(self, way) -> np.ndarray:
         """A motion of small pixels, in pixels of the frames."""
         return np.linalg.inv(self.to_small) @ way @ self.to_small
+
+
+def made_small(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A picture or map of the frames' size at the small one, (h, w)."""
+    return cv2.resize(picture, size[::-1], interpolation=cv2.INTER_AREA) if picture.shape[:2] != size else picture
 
 
 def moved_part(picture: np.ndarray, motion: np.ndarray, part) -> np.ndarray:

@@ -1,5 +1,8 @@
 """The backdrop: where most frames agree, what moves before it, and what of it is behind a removed thing."""
 
+import gc
+import weakref
+
 import cv2
 import numpy as np
 import pytest
@@ -139,3 +142,22 @@ def test_it_stops_when_it_is_told_to():
 
     with pytest.raises(InterruptedError):
         backdrop_of(source, step=stop)
+
+
+def test_the_frames_are_let_go_with_it():
+    """Not when Python next looks for what refers to itself: they may be all the memory there is."""
+    source, _ = (pictures(clip) for clip in scene())
+
+    class Film:
+        def part(self, index, part):
+            return source[index][part]
+
+    film = Film()
+    backdrop = Backdrop(film.part, lambda index: EDIT, (SIZE, SIZE), range(4))
+    held = weakref.ref(film)
+    gc.disable()
+    try:
+        del film, backdrop
+        assert held() is None
+    finally:
+        gc.enable()
