@@ -221,7 +221,7 @@ def test_what_comes_after_sampling_is_counted_apart(plate):
     counts = [lambda *at, kind=kind: seen.append((kind, *at)) for kind in ("sampling", "finishing")]
     given = {0: edited(frames)}
     propagate_clip(model, frames, given, settings, None, *counts)
-    total = len(frames) * (3 if plate else 1)
+    total = len(frames) * (4 if plate else 1)
     first = [kind for kind, *_ in seen].index("finishing")
     assert seen[first - 1][1] == seen[first - 1][2] and all(kind == "sampling" for kind, *_ in seen[:first])
     assert seen[first:] == [("finishing", done, total) for done in range(total + 1)]

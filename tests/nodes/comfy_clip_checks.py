@@ -250,7 +250,7 @@ def check_propagate_cancel_while_the_plate_is_laid(pack):
     import comfy.model_management as mm
     import comfy.utils
 
-    passes, seen = 3 * FRAMES, []
+    passes, seen = 4 * FRAMES, []  # three of them the plate's
 
     def hook(value, total, preview, node_id=None, **_):
         seen.append((value, total))

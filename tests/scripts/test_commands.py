@@ -81,16 +81,21 @@ def runner(scripts, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.ran = []
-    monkeypatch.setattr(module, "prepare", lambda folder, steps: folder.name)
+    monkeypatch.setattr(module, "prepare", lambda folder, steps: Path(folder.name, "bin", "python"))
     monkeypatch.setattr(module, "run", lambda command, cwd, **more: module.ran.append((command, cwd, more)) or 5)
     return module
+
+
+def compiled(folder):
+    """What lets the tests' processes share compiled code, in the environment's own folder."""
+    return {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": Path(folder, "bytecode")}
 
 
 def test_arguments_go_to_pytest_and_its_exit_code_comes_back(runner, monkeypatch):
     monkeypatch.setattr(runner, "find_comfyui", lambda: None)
     assert runner.body(["tests/core", "-k", "edm"]) == 5
-    command = [".venv", "-m", "pytest", "tests/core", "-k", "edm"]
-    assert runner.ran == [(command, ROOT, {"COMFYUI_PATH": ""})]
+    command = [Path(".venv/bin/python"), "-m", "pytest", "tests/core", "-k", "edm"]
+    assert runner.ran == [(command, ROOT, {"COMFYUI_PATH": "", **compiled(".venv")})]
 
 
 def test_the_whole_suite_is_shared_by_two_processes(runner, monkeypatch):
@@ -98,15 +103,16 @@ def test_the_whole_suite_is_shared_by_two_processes(runner, monkeypatch):
     for cores, options, threads in ((4, ["-n", "2", "--dist", "loadfile"], {"OMP_NUM_THREADS": 2}), (1, [], {})):
         monkeypatch.setattr(runner.os, "cpu_count", lambda cores=cores: cores)
         runner.body([])
-        assert runner.ran[-1] == ([".venv", "-m", "pytest", *options], ROOT, {"COMFYUI_PATH": "", **threads})
+        more = {"COMFYUI_PATH": "", **threads, **compiled(".venv")}
+        assert runner.ran[-1] == ([Path(".venv/bin/python"), "-m", "pytest", *options], ROOT, more)
 
 
 def test_full_size_and_comfyui(runner, monkeypatch, tmp_path):
     monkeypatch.setattr(runner, "find_comfyui", lambda: checkout(tmp_path / "ComfyUI"))
     runner.body(["-x", "--full-size"])
     ((command, cwd, more),) = runner.ran
-    assert command == [".venv-comfyui", "-m", "pytest", "-m", "full_size", "-rP", "-x"]
-    assert (cwd, more) == (ROOT, {"COMFYUI_PATH": tmp_path / "ComfyUI"})
+    assert command == [Path(".venv-comfyui/bin/python"), "-m", "pytest", "-m", "full_size", "-rP", "-x"]
+    assert (cwd, more) == (ROOT, {"COMFYUI_PATH": tmp_path / "ComfyUI", **compiled(".venv-comfyui")})
 
 
 def test_full_size_tests_are_left_out_unless_asked_for(pytestconfig):
