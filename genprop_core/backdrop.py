@@ -83,7 +83,7 @@ class Backdrop:
         off = np.where(known, difference(plate, picture[part]), 0)
         near = [cv2.blur(values.astype(np.float32), (5, 5)) for values in (off, known)]
         wrong = (known & (near[0] > WRONG * near[1])).astype(np.uint8)
-        own = self.frames.large(self.moving[index], STILL, self.frames.whole) == 0
+        own = ~self._moves(index, self.frames.whole)
         own[part] &= cv2.dilate(wrong, disc(round(NEARBY * self.scale))) == 0
         self.keyframes[index] = picture, own
         both = known & inside[part]
@@ -99,7 +99,7 @@ class Backdrop:
         around = ~asked & (self.frames.large(self.frames.clear[index], STILL, wide) == 255)
         plate, known, asks = self._filmed(index, wide, now, asked, around)
         self._painted(index, wide, now, asked & (asks == 0), around, plate, known)
-        known &= self.frames.large(self.moving[index], STILL, wide) == 0
+        known &= ~self._moves(index, wide)
         inner = tuple(slice(p.start - w.start, p.stop - w.start) for p, w in zip(part, wide))
         return plate[inner], known[inner]
 
@@ -108,10 +108,14 @@ class Backdrop:
         room = round(RING * self.scale)
         return tuple(slice(max(0, s.start - room), min(n, s.stop + room)) for s, n in zip(part, self.frames.size))
 
+    def _moves(self, index, part) -> np.ndarray:
+        """bool [h,w]: near what moves on its own, in a part of a frame."""
+        return self.frames.large(self.moving[index], STILL, part) > 0
+
     def moves_beside(self, index, edit, part) -> int:
         """How many pixels around a part of a frame are near something that moves on its own, and not in the edit."""
         wide = self._wide(part)
-        return int(((self.frames.large(self.moving[index], STILL, wide) > 0) & ~edit[wide]).sum())
+        return int((self._moves(index, wide) & ~edit[wide]).sum())
 
     def _filmed(self, index, part, now, asked, around):
         """The plate of other frames, where it is known, and how many were asked of every pixel."""

@@ -75,10 +75,13 @@ def _fitted(before, now, free, motion):
     return motion
 
 
-def warped(picture: np.ndarray, motion: np.ndarray, how: int = cv2.INTER_CUBIC, part=None) -> np.ndarray:
+def warped(
+    picture: np.ndarray, motion: np.ndarray, how: int = cv2.INTER_CUBIC, part=None, border: int = cv2.BORDER_CONSTANT
+) -> np.ndarray:
     """`before` [H,W] or [H,W,C], uint8 or float32, moved to where `now` has it; 0 where it comes from outside it.
 
-    part: (rows, columns) slices, for that part of it alone.
+    part: (rows, columns) slices, for that part of `now` alone, which may then be of another size. border: OpenCV's, for
+    what comes from outside.
     """
     size = picture.shape[1::-1]
     if part is not None:
@@ -87,4 +90,4 @@ def warped(picture: np.ndarray, motion: np.ndarray, how: int = cv2.INTER_CUBIC, 
         if not all(size):
             return picture[part]
         motion = np.hstack([motion[:, :2], motion @ [[columns.start], [rows.start], [1]]])
-    return cv2.warpAffine(picture, motion, size, flags=how | cv2.WARP_INVERSE_MAP)
+    return cv2.warpAffine(picture, motion, size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)

@@ -72,7 +72,7 @@ class Registered:
 
     def large(self, small, way, part) -> np.ndarray:
         """A part (rows, columns) of a small map of another frame, moved and at the frames' size; 0 beyond it."""
-        return _part_of(small, way @ self.to_small, part, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+        return warped(small, (way @ self.to_small)[:2], cv2.INTER_LINEAR, part)
 
     def moved(self, other, way, part) -> np.ndarray:
         """float32 [h,w,3]: a part of another frame, moved to where this one has it."""
@@ -101,14 +101,7 @@ def made_small(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def moved_part(picture: np.ndarray, motion: np.ndarray, part) -> np.ndarray:
     """A part (rows, columns) of a picture after a motion 3x3, sharp, with its border repeated beyond it."""
-    return _part_of(picture, motion, part, cv2.INTER_LANCZOS4, cv2.BORDER_REPLICATE)
-
-
-def _part_of(picture, motion, part, how, border):
-    rows, columns = part
-    motion = motion @ np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1.0]])
-    size = (columns.stop - columns.start, rows.stop - rows.start)
-    return cv2.warpAffine(picture, motion[:2], size, flags=how | cv2.WARP_INVERSE_MAP, borderMode=border)
+    return warped(picture, motion[:2], cv2.INTER_LANCZOS4, part, cv2.BORDER_REPLICATE)
 
 
 def follows(picture: np.ndarray, now: np.ndarray, where: np.ndarray, share: float) -> bool:

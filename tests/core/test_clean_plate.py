@@ -78,7 +78,7 @@ def test_runs_forwards_and_backwards_know_the_same():
 
 
 def test_what_the_model_kept_of_the_film_is_not_taken_away():
-    """Something passes within the mask: nothing of it is outside, so that `Behind` cannot know."""
+    """Something passes within the mask: nothing of it is outside, so that the backdrop cannot know."""
     source, target = scene()
     for t in range(1, FRAMES):
         for clip in (source, target):
