@@ -11,20 +11,16 @@ import cv2
 import numpy as np
 
 from .behind import NEARBY, WRONG, box_of, disc
-from .camera import warped
+from .moving import Moving, agree
 from .passing import difference
-from .registered import MOVES, Registered, follows, made_small, moved_part
+from .registered import Registered, made_small, moved_part
 
 LAGS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256)  # frames from one to those that are asked
 BETWEEN = tuple(lag for lag in range(1, 48) if lag not in LAGS)  # asked as well where those show nothing
-AROUND = tuple(lag for lag in LAGS if lag <= 36)  # to those that say what the backdrop is, and what moves
-TIMES = 8  # a pixel that differs more than so many times the usual difference, and than MOVES, moves on its own
-FOLLOWS = 0.4  # of the pixels compared, at least, must differ less than MOVES, or a frame is of no use
 SAME = 30.0  # of 255: up to there two frames agree on a pixel; texture is never quite in its place
-LEAST = 3  # frames that must show a place to say what moves there; votes after which no more frames are asked
+LEAST = 3  # votes after which no more frames are asked
 MOST = 9  # frames that are asked about a pixel
 RING = 12  # pixels around the removed thing by which frames are compared
-FEW = 64  # pixels, at least, to compare by
 STILL = np.eye(3)
 
 
@@ -44,31 +40,14 @@ class Backdrop:
             seen = made_small(seen, self.frames.small_size)
             self.frames.clear[index] = np.where(seen == 255, 255, 0).astype(np.uint8)
             self.frames.follow(index)
+        moving = Moving(self.frames)
         for index in indices:
             step()
-            self.moving[index] = self._moving(index)
+            self.moving[index] = moving.at(index)[0].astype(np.uint8)
         radius = max(1, round(NEARBY * scale * self.frames.ratio))
         for index, moves in self.moving.items():
             near = self.moving[index] = 255 * cv2.dilate(moves, disc(radius))
             self.frames.clear[index] = np.where(near > 0, 0, self.frames.clear[index])
-
-    def _moving(self, index) -> np.ndarray:
-        """uint8 [h,w], small: 1 where the frame is not the backdrop, as most frames around it show that."""
-        now, seen = self.frames.small(index).astype(np.float32), self.frames.clear[index] == 255
-        pictures = [np.where(seen[..., None], now, np.nan)]
-        for _, other in self.frames.others(index, AROUND):
-            way = self.frames.way(index, other)
-            shown = self.frames.small(other), self.frames.clear[other]
-            picture, there = (warped(p, way[:2], cv2.INTER_LINEAR) for p in shown)
-            if _agree(picture, now, seen & (there == 255)):
-                pictures.append(np.where((there == 255)[..., None], picture, np.float32(np.nan)))
-        backdrop, count = _median(np.stack(pictures))
-        change = cv2.blur(np.nan_to_num(difference(backdrop, now)), (3, 3))
-        compared = seen & (count >= LEAST)
-        if not compared.any():
-            return np.zeros(seen.shape, np.uint8)
-        usual = float(np.median(change[compared]))
-        return (compared & (change > max(MOVES, TIMES * usual))).astype(np.uint8)
 
     def take(self, index, picture, there, inside) -> bool:
         """Takes from the edited picture uint8 [H,W,3] of a frame what the film never shows.
@@ -130,7 +109,7 @@ class Backdrop:
             if not need.any():
                 continue
             picture = self.frames.moved(other, way, part)
-            if not _agree(picture, now, around & there):
+            if not agree(picture, now, around & there):
                 continue
             new = need & (votes == 0)
             plate[new] = picture[new]
@@ -146,23 +125,10 @@ class Backdrop:
                 continue
             picture, own = self.keyframes[other]
             there = self.frames.large(self.frames.clear[other], way, part) == 255
-            if other != index and not _agree(self.frames.moved(other, way, part), now, around & there):
+            if other != index and not agree(self.frames.moved(other, way, part), now, around & there):
                 continue
             motion = self.frames.at_full(way)
             new = need & (moved_part(own.astype(np.float32), motion, part) > 0.99)
             plate[new] = moved_part(picture.astype(np.float32), motion, part)[new]
             known |= new
             need = need & ~new
-
-
-def _agree(one: np.ndarray, other: np.ndarray, where: np.ndarray) -> bool:
-    return where.sum() >= FEW and follows(one, other, where, FOLLOWS)
-
-
-def _median(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The median [h,w,3] of pictures [n,h,w,3] that are nan where they show nothing, and how many there are, [h,w]."""
-    count = (~np.isnan(pictures[..., 0])).sum(0)
-    ordered = np.sort(pictures, 0)  # nan comes last
-    low, high = np.maximum(count - 1, 0) // 2, np.maximum(np.minimum(count // 2, count - 1), 0)
-    ends = [np.take_along_axis(ordered, at[None, ..., None], 0)[0] for at in (low, high)]
-    return (ends[0] + ends[1]) / 2, count

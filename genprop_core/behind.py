@@ -47,9 +47,9 @@ class Behind:
         """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""
         self.move(source, edit, self.motion_to(source, edit))
 
-    def motion_to(self, source: torch.Tensor, edit: torch.Tensor) -> np.ndarray | None:
+    def motion_to(self, source: torch.Tensor, edit: torch.Tensor, guess=None) -> np.ndarray | None:
         """How the camera moves on the way to the next frame: see `camera_motion`."""
-        return camera_motion(self.frame, picture_of(source), ~edit.cpu().numpy() & ~self.edit)
+        return camera_motion(self.frame, picture_of(source), ~edit.cpu().numpy() & ~self.edit, guess)
 
     def move(self, source: torch.Tensor, edit: torch.Tensor, motion: np.ndarray | None) -> None:
         """`advance`, where the motion of the camera is known already."""

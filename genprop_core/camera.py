@@ -16,19 +16,20 @@ EDGE = 3  # pixels at the border, where smoothing has nothing beyond to go by
 LEAST_FREE = 0.1  # share of the picture that must be free to look at
 
 
-def camera_motion(before: np.ndarray, now: np.ndarray, free: np.ndarray) -> np.ndarray | None:
+def camera_motion(before: np.ndarray, now: np.ndarray, free: np.ndarray, guess=None) -> np.ndarray | None:
     """The 2x3 matrix that takes a pixel of `now` (x, y, 1) to its place in `before`; None where too little is free.
 
-    before, now: uint8 [H,W,3]; free: bool [H,W], the pixels of `now` that may be looked at.
+    before, now: uint8 [H,W,3]; free: bool [H,W], the pixels of `now` that may be looked at. guess: such a matrix, near
+    the one that is looked for.
     """
     height, width = now.shape[:2]
     scale = min(1.0, LONGEST / max(height, width))
     size = (round(width * scale), round(height * scale))
     levels = [[cv2.GaussianBlur(cv2.resize(p, size, interpolation=cv2.INTER_AREA).astype(np.float32), (5, 5), 0)
                for p in (before, now)]]  # fmt: skip
-    while min(levels[-1][0].shape[:2]) >= 2 * SMALLEST:
+    while guess is None and min(levels[-1][0].shape[:2]) >= 2 * SMALLEST:
         levels.append([cv2.pyrDown(p) for p in levels[-1]])
-    motion = np.eye(3)
+    motion = np.eye(3) if guess is None else np.vstack([guess, [0, 0, 1]])
     for one, two in reversed(levels):
         small = two.shape[1::-1]
         seen = cv2.resize(free.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0.99

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 from .colour import KINDS
@@ -11,6 +12,7 @@ from .confidence import to_size
 from .errors import GenPropError
 from .fit import Fit
 from .frames import as_float, resize
+from .passing import picture_of
 
 MASK_MODES = ("replace", "join")
 MASK_TOLERANCE = 0.1  # of the aspect ratio: one made at a working size in multiples of 64 may be off by some of it
@@ -146,6 +148,10 @@ class View:
     def frames(self, indices) -> torch.Tensor:
         """[n,3,*fit.size] float in [0,1]."""
         return self.fit.apply(self.source[list(indices)]).clamp(0, 1)
+
+    def picture(self, index: int, part) -> np.ndarray:
+        """uint8 [h,w,3]: a part (rows, columns) of a frame at the working size, for OpenCV."""
+        return picture_of(self.frames([index])[0])[part]
 
     def keyframe(self, frame) -> torch.Tensor:
         """A keyframe [3,h,w] of any size as [3,*fit.size]."""

@@ -23,6 +23,7 @@ from .confidence import advice, doubtful_ranges
 from .fit import Fit, plan_fit
 from .frames import as_bytes
 from .made import Made
+from .moving import Moving
 from .shots import find_shots
 from .window_chain import Chain, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
@@ -136,13 +137,15 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.guide_later,
         settings.passing,
         settings.behind,
-        settings.look_ahead,
     )
-    runs = [run for start, stop in shots for run in plan_runs(start, stop, [k for k in keyframes if start <= k < stop])]
-    chain.counter.ahead = sum(chain.count(run) for run in runs)
-    for run in runs:
-        follow = blended if run.blend else Chain.follow
-        follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)
+    runs = {shot: plan_runs(*shot, [k for k in keyframes if shot[0] <= k < shot[1]]) for shot in shots}
+    chain.counter.ahead = sum(chain.count(run) for of_shot in runs.values() for run in of_shot)
+    for shot, of_shot in runs.items():
+        if settings.look_ahead and model.removes and not view.says_all:
+            chain.moving = Moving.of_film(view.picture, view.fit.size, range(*shot))
+        for run in of_shot:
+            follow = blended if run.blend else Chain.follow
+            follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)
     for start, stop in untouched(shots, keyframes):
         for index in range(start, stop):
             made.put(index, 1, view.frames([index])[0], 0.0, 1.0, 1.0, 0.0)

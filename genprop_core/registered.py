@@ -42,19 +42,28 @@ class Registered:
         self.small = small  # index -> uint8 [h,w,3]
 
     def follow(self, index) -> None:
-        """Finds the place of a frame by the one before; where that cannot be done a new run begins."""
-        run, place = self.places.get(index - 1, (-1, None))
-        motion = None if place is None else self._motion(index)
-        self.places[index] = (run + 1, np.eye(3)) if motion is None else (run, place @ motion)
+        """Finds the place of a frame by the one before or after; where that cannot be done a new run begins."""
+        step = 1 if index - 1 in self.places or index + 1 not in self.places else -1
+        run, place = self.places.get(index - step, (-1, None))
+        motion = None if place is None else self._motion(index, index - step)
+        self.places[index] = (run + step, np.eye(3)) if motion is None else (run, place @ motion)
 
-    def _motion(self, index) -> np.ndarray | None:
-        """3x3, small pixels: the camera's, from a frame to the one before; None where there is none to be told."""
-        before, now = self.small(index - 1), self.small(index)
-        free = (self.clear[index] == 255) & (self.clear[index - 1] == 255)
+    def follow_all(self, wanted: range) -> None:
+        """Finds the places of these frames, and of those between them and the ones that were followed before."""
+        if not self.places:
+            self.follow(wanted.start)
+        first, last = min(self.places), max(self.places)
+        for index in [*range(last + 1, wanted.stop), *range(first - 1, wanted.start - 1, -1)]:
+            self.follow(index)
+
+    def _motion(self, index, other) -> np.ndarray | None:
+        """3x3, small pixels: the camera's, from a frame to its neighbour; None where there is none to be told."""
+        before, now = self.small(other), self.small(index)
+        free = (self.clear[index] == 255) & (self.clear[other] == 255)
         motion = camera_motion(before, now, free)
         if motion is None:
             return None
-        seen = free & (warped(self.clear[index - 1], motion, cv2.INTER_LINEAR) == 255)
+        seen = free & (warped(self.clear[other], motion, cv2.INTER_LINEAR) == 255)
         same = follows(warped(before, motion, cv2.INTER_LINEAR), now, seen, MOST)
         return np.vstack([motion, [0, 0, 1]]) if same else None
 

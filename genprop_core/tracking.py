@@ -16,10 +16,13 @@ from .behind import SURE, Behind, disc
 from .compositing import THRESHOLD
 from .confidence import MARGIN
 from .frames import resize
+from .mover import Mover
+from .moving import Moving
 from .next_keyframe import FAR, grown
-from .passing import KEPT, LOST, REMOVED, Passing, edited, picture_of
+from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
 
 SIDE = 256  # pixels a side that are looked at: larger frames are made smaller first
+STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
 SAME = 10.0  # of 255: what is nearer than this to what is behind the thing is that
 BINS = 16  # a channel, of the colours
 TELLING = 3.0  # times as frequent on the thing as elsewhere: such a colour tells it
@@ -36,10 +39,11 @@ SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shad
 class Tracking:
     """Follows a run; `region` is where the thing is in the frame that it stands at.
 
-    source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture.
+    source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture. moving: of its shot;
+    index: of that frame.
     """
 
-    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor):
+    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, moving: Moving, index: int):
         height, width = source.shape[-2:]
         scale = min(1.0, SIDE / max(height, width))
         self.full, self.size = (height, width), (round(height * scale), round(width * scale))
@@ -52,36 +56,47 @@ class Tracking:
             self.passing.kind[self.thing] = LOST
             self.thing = np.zeros_like(self.thing)
         self.empty = ~edit.numpy()
-        self.last, self.hidden, self.colours, self.others = self.thing, 0, None, None
+        self.hidden, self.colours, self.others = 0, None, None
+        self.mover = Mover(moving, index, self.thing)
         now = picture_of(source)
         self._learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
+        self._by_what_moves(now, np.ones_like(self.thing), self.thing)
+        self.thing = self.last = _without_specks(self.passing.kind == REMOVED)
 
     def _small(self, frame):
         return resize(frame[None], *self.size)[0]
 
-    def advance(self, source: torch.Tensor) -> None:
-        """On to the run's next frame [3,H,W]."""
-        source = self._small(source)
+    def advance(self, source: torch.Tensor, index: int) -> None:
+        """On to the run's next frame [3,H,W], index `index` of the clip."""
+        source, before = self._small(source), self.mover.index
+        self.mover.look(index)
         now = picture_of(source)
         self.hidden = 0 if self.thing.any() else self.hidden + 1
         near = cv2.dilate(self.last.astype(np.uint8), disc(REACH + SPEED * self.hidden)) > 0
+        stays = (self.passing.kind == REMOVED) & (_soft(difference(now, self.passing.frame)) < STAYS)
         self.passing.advance(source, self._grown(self.passing.kind == REMOVED, MARGIN // 2), self._zone(near))
         kind = self.passing.kind
+        kind[stays & (kind == LOST)] = REMOVED  # at the picture's border, say, where flow cannot look beyond
         edit = self._grown(kind == REMOVED if (kind == REMOVED).any() else self.last, MARGIN)
-        self.motion = self.behind.motion_to(source, edit)
+        self.motion = self.behind.motion_to(source, edit, guess=self.mover.way(before))
         self.behind.move(source, edit, self.motion)
         known = self.behind.known > SURE
-        difference = cv2.blur(np.abs(self.behind.picture - now).mean(2), (3, 3))
-        self.empty = known & (difference < SAME)  # what is behind it is in sight there
+        self.empty = known & (_soft(difference(now, self.behind.picture)) < SAME)  # what is behind it is in sight there
         kind[self.empty & (kind == REMOVED)] = KEPT
         telling = self._telling(now)
-        found = _without_specks(near & telling & ~self.empty & (kind == LOST))
+        found = _without_specks(near & telling & ~self.empty & ~self.mover.still() & (kind == LOST))
         kind[found], self.passing.colour[found] = REMOVED, now[found]
-        kind[(kind == REMOVED) & ~known & ~telling] = LOST
+        kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
+        self._by_what_moves(now, near, known & ~self.empty)
         self.thing = _without_specks(kind == REMOVED)
+        self.mover.note(self.thing)
         self.last = self.thing if self.thing.any() else self.last
         sure = self.thing & known & ~_shadow(now, self.behind.picture)
         self._learn(now, sure, edit.numpy())
+
+    def _by_what_moves(self, now, near, differs) -> None:
+        kind, colour = self.passing.kind, self.passing.colour
+        self.empty = self.mover.sort(kind, colour, now, near, self.empty, differs, self._telling)
 
     def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
         return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
@@ -135,11 +150,12 @@ class Ahead:
     """`Tracking` along a run of windows, each frame once.
 
     view: as in `window_chain.Chain`. source, keyframe: [3,H,W] in [0,1], the run's first frame and its edited picture.
-    motions: of the camera, from each place in the run's one before to it.
+    moving: of the run's shot; order: the indices of the run's frames. motions: of the camera, from each place in the
+    run's one before to it.
     """
 
-    def __init__(self, view, source, keyframe):
-        self.view, self.tracking = view, Tracking(source, keyframe)
+    def __init__(self, view, source, keyframe, moving: Moving, order):
+        self.view, self.order, self.tracking = view, order, Tracking(source, keyframe, moving, order[0])
         self.known, self.motions = [self.tracking.region()], [None]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
@@ -149,7 +165,7 @@ class Ahead:
     def regions(self, start: int, source: torch.Tensor) -> torch.Tensor:
         """[n,1,h,w] of a window: its first frame's place in the run, and its source [n,3,H,W]."""
         for frame in source[len(self.known) - start :]:
-            self.tracking.advance(frame)
+            self.tracking.advance(frame, self.order[len(self.known)])
             self.known.append(self.tracking.region())
             self.motions.append(self.tracking.camera_motion())
         return torch.stack(self.known[start : start + len(source)])
@@ -175,6 +191,10 @@ def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
     factor = (now * behind).sum(2) / np.maximum(1, np.square(behind).sum(2))
     off = np.abs(now - factor[..., None] * behind).mean(2)
     return (factor > SHADE[0]) & (factor < SHADE[1]) & (off < SAME)
+
+
+def _soft(values: np.ndarray) -> np.ndarray:
+    return cv2.blur(values, (3, 3))
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from .confidence import change_outside, confidence, sureness
 from .errors import GenPropError
 from .frames import as_float
 from .made import Made
+from .moving import Moving
 from .next_keyframe import NextKeyframe
 from .tracking import Ahead
 from .window_model import WindowModel
@@ -32,8 +33,8 @@ class Chain:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
     passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
-    the removed thing there; where the model changes things instead, it never is. look_ahead: whether the removed
-    thing is followed through the source ahead of the windows; nothing is where the model changes things instead.
+    the removed thing there; where the model changes things instead, it never is. moving: of the shot of the runs to be
+    made, for the removed thing to be followed through the source ahead of the windows; None to leave that.
     """
 
     model: WindowModel
@@ -49,7 +50,7 @@ class Chain:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
-    look_ahead: bool = True
+    moving: Moving | None = None
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
@@ -74,8 +75,8 @@ class Chain:
             after = max(0, run.need - start - window)
             self.counter.window(1 + math.ceil(after / max(1, window - self.overlap)))
             source = self.view.frames(part)
-            if not done and self.look_ahead and self.model.removes and not self.view.says_all:
-                ahead = Ahead(self.view, source[0], keyframe)
+            if not done and self.moving is not None:
+                ahead = Ahead(self.view, source[0], keyframe, self.moving, run.order)
             elif ahead is not None and decoded is not None:
                 ahead.correct(run.order[done - 1], decoded[-1])
             region = self._region(part, None if ahead is None else ahead.regions(start, source))

@@ -24,6 +24,8 @@ from genprop_core.behind import Behind, box_of
 from genprop_core.compositing import alpha
 from genprop_core.frames import as_bytes, as_float, resize
 from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.moving import Moving
+from genprop_core.passing import picture_of
 from genprop_core.tracking import Tracking
 from genprop_core.video_io import probe, read_video, write_image, write_video
 
@@ -77,10 +79,12 @@ def test_the_rider_among_trees():
 def test_the_rider_is_followed_past_two_trees_that_hide_him():
     source = resize(as_float(read_video(clip("bmx-trees.mp4")).frames.movedim(-1, 1)), 128, 224)
     mask = resize(as_float(read_video(clip("bmx-trees_mask.mp4")).frames[..., :1].movedim(-1, 1)), 128, 224).round()
-    tracking = Tracking(source[0], as_float(inpainted(as_bytes(source[0]), mask[0].byte())))
+    keyframe = as_float(inpainted(as_bytes(source[0]), mask[0].byte()))
+    moving = Moving.of_film(lambda index, part: picture_of(source[index])[part], (128, 224), range(len(source)))
+    tracking = Tracking(source[0], keyframe, moving, 0)
     rider = F.avg_pool2d(mask, 8)
     for index, frame in enumerate(source[1:61], 1):
-        tracking.advance(frame)
+        tracking.advance(frame, index)
         region = tracking.region()
         if index in (5, 20, 30, 45, 60):
             found = (region * rider[index]).sum() / rider[index].square().sum()

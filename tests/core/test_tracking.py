@@ -14,6 +14,8 @@ from genprop_core.adapters import GenPropAdapters, with_region
 from genprop_core.conditioning import mask_to_latents
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.moving import Moving
+from genprop_core.passing import picture_of
 from genprop_core.sampler import source_features
 from genprop_core.tracking import Tracking
 from trainer.mini.clips import make_clip
@@ -21,12 +23,19 @@ from trainer.mini.clips import make_clip
 PLAIN = ClipSettings(find_shots=False, colour="off")
 
 
+def moving(source):
+    def picture(index, part):
+        return picture_of(source[index])[part]
+
+    return Moving.of_film(picture, tuple(source.shape[-2:]), range(len(source)))
+
+
 def followed(source, keyframe, frames=None):
     """The tracking at the last of the frames, and the region in every one [T,1,h,w]."""
-    tracking = Tracking(source[0], keyframe)
+    tracking = Tracking(source[0], keyframe, moving(source), 0)
     regions = [tracking.region()]
-    for frame in source[1:frames]:
-        tracking.advance(frame)
+    for index, frame in enumerate(source[1:frames], 1):
+        tracking.advance(frame, index)
         regions.append(tracking.region())
     return tracking, torch.stack(regions)
 
@@ -49,7 +58,7 @@ def test_the_thing_is_found_in_every_frame(thing):
 
 def test_what_lies_between_its_parts_is_the_things_too_unless_the_background_is_seen_there():
     source, target = scene()
-    tracking = Tracking(source[0], target[0])
+    tracking = Tracking(source[0], target[0], moving(source), 0)
     tracking.thing = np.zeros((SIZE, SIZE), bool)
     tracking.thing[40:80, 40:84] = True
     whole = tracking.region()
@@ -108,7 +117,7 @@ def test_where_pixels_were_lost_the_model_decides():
     tracking.correct(edit(0).float()[None, None])
     assert tracking.passing.kind[46:58, 50:58].max() == -1, "removed"
     tracking.correct(torch.ones(1, 1, SIZE, SIZE))
-    tracking.advance(source[5])
+    tracking.advance(source[5], 5)
     far = F.max_pool2d(latents(THING), 5, 1, 2) == 0
     assert tracking.region()[far].max() == 0, "not what is in sight behind it, nor what passes"
 
