@@ -9,6 +9,7 @@ class Counter:
 
     def __init__(self, progress, passes: int):
         self.progress, self.passes, self.ahead, self.left, self.done = progress, passes, 0, 0, 0
+        self.last = None
 
     def window(self, left: int) -> None:
         """A window begins, and with it there are `left` in this run."""
@@ -20,7 +21,16 @@ class Counter:
         if self.progress is None:
             return None
         total = (done // self.passes + self.left + self.ahead) * self.passes
-        return lambda s, n: self.progress(done * n + s, total * n)
+        return lambda s, n: self._say(done * n + s, total * n)
+
+    def again(self) -> None:
+        """Says once more how far it is, for what is done between two windows: who listens may stop that too."""
+        if self.progress is not None:
+            self.progress(*(self.last or (0, (self.left + self.ahead) * self.passes)))
+
+    def _say(self, done: int, total: int) -> None:
+        self.last = done, total
+        self.progress(done, total)
 
 
 class Halves:

@@ -2,8 +2,8 @@
 
 Where a thing ends flow cannot tell, and it loses what turns, bends or is fast. What moves on its own is known for every
 frame (`moving`), with its outline; it only has to be told from what else moves. So parts of what moves are the thing's
-if flow says so of them, or if they are where it must have moved on to. Where two things touch, each pixel
-that flow lost goes to the one that is nearer, and to the thing only with its colours.
+if flow says so of them, or if they are where it must have moved on to. Where two things touch, each pixel that flow
+lost goes to the one that is nearer, and to the thing only with its colours.
 """
 
 import cv2

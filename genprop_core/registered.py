@@ -9,7 +9,7 @@ from .camera import camera_motion, warped
 from .passing import difference
 
 SIDE = 256  # pixels a side in which motion is looked for: larger frames are made smaller first
-KEPT = 64  # small frames at hand
+KEPT = 80  # small frames at hand
 MOVES = 8.0  # of 255: a pixel that differs more shows something else
 MOST = 0.8  # of the pixels of two frames in a row must differ less, at least, or the camera's motion is not known
 SOFT = 5  # pixels a side over which pictures are compared

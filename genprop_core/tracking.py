@@ -1,11 +1,14 @@
 """Where the removed thing is in the frames to come, followed through the source before they are made.
 
 A model sees one window. Once the removed thing was all but hidden, or looks like something else, it may take it for
-what is to stay, and from then on it is back. But the source alone shows where it goes, by three things of which none
+what is to stay, and from then on it is back. But the source alone shows where it goes, by four things of which none
 would do alone: optical flow carries on which pixels are the thing's (`passing`); what looks as that behind it does is
-not it (`behind`); and its colours tell it from the rest where nothing is known of what is behind, and when it comes out
-from behind something else. Where they say nothing, the model decides.
+not it (`behind`); its colours tell it from the rest where nothing is known of what is behind, and when it comes out
+from behind something else; and what moves on its own in the shot has an outline (`mover`). Where they say nothing, the
+model decides.
 """
+
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -20,15 +23,10 @@ from .mover import Mover
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
+from .thing_colours import Colours
 
-SIDE = 256  # pixels a side that are looked at: larger frames are made smaller first
 STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
 SAME = 10.0  # of 255: what is nearer than this to what is behind the thing is that
-BINS = 16  # a channel, of the colours
-TELLING = 3.0  # times as frequent on the thing as elsewhere: such a colour tells it
-RARE = 1e-4  # of the picture: a colour more seldom than this elsewhere is as good as never there
-LEAST = 100  # pixels of the thing in full sight, from which its colours can be learned
-LEARNED = 0.1  # weight of the latest frame in them
 LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but another exposure, say
 REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
 SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
@@ -44,9 +42,7 @@ class Tracking:
     """
 
     def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, moving: Moving, index: int):
-        height, width = source.shape[-2:]
-        scale = min(1.0, SIDE / max(height, width))
-        self.full, self.size = (height, width), (round(height * scale), round(width * scale))
+        self.full, self.size = moving.frames.size, moving.frames.small_size
         source, keyframe = self._small(source), self._small(keyframe)
         edit = self._grown(edited(source, keyframe).numpy(), MARGIN)
         self.passing, self.behind = Passing(source, keyframe), Behind(source, edit)
@@ -56,10 +52,10 @@ class Tracking:
             self.passing.kind[self.thing] = LOST
             self.thing = np.zeros_like(self.thing)
         self.empty = ~edit.numpy()
-        self.hidden, self.colours, self.others = 0, None, None
+        self.hidden, self.colours = 0, Colours()
         self.mover = Mover(moving, index, self.thing)
         now = picture_of(source)
-        self._learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
+        self.colours.learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
         self._by_what_moves(now, np.ones_like(self.thing), self.thing)
         self.thing = self.last = _without_specks(self.passing.kind == REMOVED)
 
@@ -83,7 +79,7 @@ class Tracking:
         known = self.behind.known > SURE
         self.empty = known & (_soft(difference(now, self.behind.picture)) < SAME)  # what is behind it is in sight there
         kind[self.empty & (kind == REMOVED)] = KEPT
-        telling = self._telling(now)
+        telling = self.colours.telling(now)
         found = _without_specks(near & telling & ~self.empty & ~self.mover.still() & (kind == LOST))
         kind[found], self.passing.colour[found] = REMOVED, now[found]
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
@@ -92,11 +88,11 @@ class Tracking:
         self.mover.note(self.thing)
         self.last = self.thing if self.thing.any() else self.last
         sure = self.thing & known & ~_shadow(now, self.behind.picture)
-        self._learn(now, sure, edit.numpy())
+        self.colours.learn(now, sure, edit.numpy())
 
     def _by_what_moves(self, now, near, differs) -> None:
         kind, colour = self.passing.kind, self.passing.colour
-        self.empty = self.mover.sort(kind, colour, now, near, self.empty, differs, self._telling)
+        self.empty = self.mover.sort(kind, colour, now, near, self.empty, differs, self.colours.telling)
 
     def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
         return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
@@ -130,21 +126,6 @@ class Tracking:
         thing = torch.from_numpy((self.thing | closed & ~self.empty).astype(np.float32))[None]
         return F.adaptive_avg_pool2d(thing, [n // 8 for n in self.full])
 
-    def _learn(self, now, sure, around) -> None:
-        """Takes the colours of a frame: of the thing, where it surely is, and of all that is not around it."""
-        if sure.sum() >= LEAST:
-            seen = _histogram(now[sure])
-            self.colours = seen if self.colours is None else (1 - LEARNED) * self.colours + LEARNED * seen
-        self.others = _histogram(now[~around])
-
-    def _telling(self, now) -> np.ndarray:
-        """bool [H,W]: where a colour is the thing's, rather than another's."""
-        if self.colours is None:
-            return np.zeros(now.shape[:2], bool)
-        at = tuple(np.moveaxis(now.astype(int) * BINS // 256, -1, 0))
-        ratio = self.colours[at] / (self.others[at] + RARE)
-        return cv2.blur(ratio.clip(0, 20), (3, 3)) > TELLING
-
 
 class Ahead:
     """`Tracking` along a run of windows, each frame once.
@@ -162,27 +143,17 @@ class Ahead:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
         self.tracking.correct(self.view.mask([index], mask[None]))
 
-    def regions(self, start: int, source: torch.Tensor) -> torch.Tensor:
-        """[n,1,h,w] of a window: its first frame's place in the run, and its source [n,3,H,W]."""
+    def regions(self, start: int, source: torch.Tensor, step: Callable[[], None]) -> torch.Tensor:
+        """[n,1,h,w] of a window: its first frame's place in the run, and its source [n,3,H,W].
+
+        step() is called before every frame that is new; what it raises stops the work.
+        """
         for frame in source[len(self.known) - start :]:
+            step()
             self.tracking.advance(frame, self.order[len(self.known)])
             self.known.append(self.tracking.region())
             self.motions.append(self.tracking.camera_motion())
         return torch.stack(self.known[start : start + len(source)])
-
-
-def _histogram(colours: np.ndarray) -> np.ndarray:
-    """Shares [BINS,BINS,BINS] of colours [n,3] of 0..255, smoothed, so that neighbours count as well."""
-    edges = [np.arange(BINS + 1) * 256 / BINS] * 3
-    counts = np.histogramdd(colours, edges)[0].astype(np.float32)
-    for axis in range(3):
-        ends = np.take(counts, [0, -1], axis) * 0
-        low, high = np.split(ends, 2, axis)
-        padded = np.concatenate([low, counts, high], axis)
-        middle = np.take(padded, range(1, BINS + 1), axis)
-        sides = np.take(padded, range(BINS), axis) + np.take(padded, range(2, BINS + 2), axis)
-        counts = middle / 2 + sides / 4
-    return counts / max(1.0, float(counts.sum()))
 
 
 def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:

@@ -79,7 +79,8 @@ class Chain:
                 ahead = Ahead(self.view, source[0], keyframe, self.moving, run.order)
             elif ahead is not None and decoded is not None:
                 ahead.correct(run.order[done - 1], decoded[-1])
-            region = self._region(part, None if ahead is None else ahead.regions(start, source))
+            followed = None if ahead is None else ahead.regions(start, source, self.counter.again)
+            region = self._region(part, followed)
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
