@@ -11,21 +11,21 @@ from .passing import difference
 SIDE = 256  # pixels a side in which motion is looked for: larger frames are made smaller first
 KEPT = 80  # small frames at hand
 MOVES = 8.0  # of 255: a pixel that differs more shows something else
-MOST = 0.8  # of the pixels of two frames in a row must differ less, at least, or the camera's motion is not known
 SOFT = 5  # pixels a side over which pictures are compared
 OVERHANG = 8  # pixels around a part of a frame that are read to interpolate its rim
 
 
 class Registered:
     """picture: (index, (rows, columns)) -> uint8 [h,w,3], that part of a frame. size: (H, W) of the frames.
-    indices: of the shot's frames.
+    indices: of the shot's frames. most: of the clear pixels of two frames in a row must differ by less than MOVES, at
+    least, or the camera's motion is not known.
 
     `clear` is to be given of every frame before `follow`: uint8 [h,w] of the small size, 255 where there is nothing
     but what the film shows.
     """
 
-    def __init__(self, picture, size: tuple[int, int], indices: range):
-        self.picture, self.size, self.indices = picture, size, indices
+    def __init__(self, picture, size: tuple[int, int], indices: range, most: float):
+        self.picture, self.size, self.indices, self.most = picture, size, indices, most
         self.whole = tuple(slice(0, n) for n in size)
         self.ratio = min(1.0, SIDE / max(size))
         self.small_size = tuple(max(1, round(n * self.ratio)) for n in size)
@@ -64,7 +64,7 @@ class Registered:
         if motion is None:
             return None
         seen = free & (warped(self.clear[other], motion, cv2.INTER_LINEAR) == 255)
-        same = follows(warped(before, motion, cv2.INTER_LINEAR), now, seen, MOST)
+        same = follows(warped(before, motion, cv2.INTER_LINEAR), now, seen, self.most)
         return np.vstack([motion, [0, 0, 1]]) if same else None
 
     def way(self, index, other) -> np.ndarray | None:
