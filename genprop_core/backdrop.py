@@ -17,7 +17,7 @@ from .registered import Registered, made_small, moved_part
 
 LAGS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 90, 128, 181, 256)  # frames from one to those that are asked
 BETWEEN = tuple(lag for lag in range(1, 48) if lag not in LAGS)  # asked as well where those show nothing
-FOLLOWS = 0.8  # of a frame but for the thing, at least, must go with the camera
+WITH_CAMERA = 0.8  # of a frame but for the thing, at least, must go with the camera
 SAME = 30.0  # of 255: up to there two frames agree on a pixel; texture is never quite in its place
 LEAST = 3  # votes after which no more frames are asked
 MOST = 9  # frames that are asked about a pixel
@@ -33,7 +33,7 @@ class Backdrop:
     """
 
     def __init__(self, picture, edit, size, indices: range, scale: float = 1.0, step: Callable = lambda: None):
-        self.frames, self.scale = Registered(picture, size, indices, FOLLOWS), scale
+        self.frames, self.scale = Registered(picture, size, indices, WITH_CAMERA), scale
         self.keyframes, self.moving = {}, {}
         for index in indices:
             step()

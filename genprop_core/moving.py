@@ -13,7 +13,7 @@ from .registered import MOVES, Registered, follows
 
 AROUND = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32)  # frames from one to those that say what stands still in it
 TIMES = 8  # a pixel that differs more than so many times the usual difference, and than MOVES, moves on its own
-MOST = 0.7  # of a frame, at least, must go with the camera: less than elsewhere, as all that moves is in sight
+WITH_CAMERA = 0.7  # of a frame, at least, must go with the camera: less than elsewhere, as all that moves is in sight
 LEAST = 3  # frames that must show a place to say so
 FOLLOWS = 0.4  # of the pixels compared, at least, must differ less than MOVES, or a frame is of no use
 APART = 16.0  # of 255: where one half of the frames differs more from the other, nothing is known
@@ -29,7 +29,7 @@ class Moving:
     @classmethod
     def of_film(cls, picture, size: tuple[int, int], indices: range) -> "Moving":
         """Of frames as filmed: see `Registered`."""
-        frames = Registered(picture, size, indices, MOST)
+        frames = Registered(picture, size, indices, WITH_CAMERA)
         frames.clear = dict.fromkeys(indices, np.full(frames.small_size, 255, np.uint8))
         return cls(frames)
 
