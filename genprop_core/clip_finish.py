@@ -24,7 +24,7 @@ def finished(view, made, frames, shots, region, settings, step) -> tuple[torch.T
         step()
         here = slice(index, index + 1)
         frame = as_bytes(view.fit.undo(as_float(made.frames[here])))
-        mask = as_bytes(full_mask(view, found if made.has_mask else None, index, settings.refine)) if has_mask else None
+        mask = as_bytes(full_mask(view, made, found, index, settings.refine)) if has_mask else None
         source = as_bytes(frames[here])
         shown = mask if settings.composite else None
         if region is not None:
@@ -37,17 +37,20 @@ def finished(view, made, frames, shots, region, settings, step) -> tuple[torch.T
     return out, masks
 
 
-def full_mask(view, found, index: int, refine: bool) -> torch.Tensor:
-    """The mask of one frame at the view's source size, float [1,1,H,W]: predicted, the user's, or both.
+def full_mask(view, made, found, index: int, refine: bool = False) -> torch.Tensor | None:
+    """The mask of one frame at the view's source size, float [1,1,H,W]: predicted, the user's, or both; or None.
 
-    found: probabilities of the clip [T,1,h,w] or None; refine: whether they follow the picture's edges.
+    found: probabilities of the clip [T,1,h,w]; refine: whether they follow the picture's edges. Where the thing was
+    followed its outline joins them: it is finer than a latent, so that thin parts are in the mask as well.
     """
     own = view.own([index])
-    if found is None or own is not None and view.mode == "replace":
+    if not made.has_mask or own is not None and view.mode == "replace":
         return own
     part = found[index : index + 1]
-    part = guided(view, part, index) if refine else view.fit.undo_mask(part)
-    return part if own is None else torch.maximum(own, part)
+    parts = [guided(view, part, index) if refine else view.fit.undo_mask(part)]
+    if made.outline is not None:
+        parts.append(view.fit.undo_mask(made.outline[index : index + 1]))
+    return torch.stack(parts if own is None else [own, *parts]).amax(0)
 
 
 def guided(view, part, index: int) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Which region of a clip to cut out and work on, from the keyframes' edits and a mask for every frame."""
 
+from .clip_finish import full_mask
 from .clip_input import as_sharp_as, at_size
 from .crop import boxes, edit_mask, plan_crop
 
@@ -20,11 +21,8 @@ def find_region(view, keyframes, first_pass):
     made = None if view.given is not None and view.mode == "replace" else first_pass()
     found = []
     for index in range(len(frames)):
-        own = view.own([index])
-        masks = [] if own is None else [own]
-        if made is not None and made.has_mask:
-            masks.append(view.fit.undo_mask(made.mask[index : index + 1]))
-        found.append(_around([boxes(mask)[0] for mask in masks] + [edited.get(index)]))
+        mask = view.own([index]) if made is None else full_mask(view, made, made.mask, index)
+        found.append(_around([None if mask is None else boxes(mask)[0], edited.get(index)]))
     return plan_crop(found, *sizes), made
 
 

@@ -38,6 +38,14 @@ class Fit:
         below, right = (whole - part for whole, part in zip(self.size, self.inner))
         return F.pad(frames, (0, right, 0, below), mode="replicate") if below or right else frames
 
+    def enlarged(self, longest: int) -> "Fit":
+        """The same frames up to `longest` pixels a side, as far as they have them; this one where it is as large."""
+        scale = min(longest / max(self.size), min(s / i for s, i in zip(self.source, self.inner)))
+        if scale <= 1:
+            return self
+        inner, size = (tuple(round(n * scale) for n in of) for of in (self.inner, self.size))
+        return Fit(self.source, inner, size)
+
     def undo(self, frames: torch.Tensor) -> torch.Tensor:
         """float [T,C,*size] -> [T,C,*source]: padding cropped, then scaled; pixels that were not scaled come back as
         they were."""

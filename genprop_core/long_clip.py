@@ -25,6 +25,7 @@ from .frames import as_bytes
 from .made import Made
 from .moving import Moving
 from .shots import find_shots
+from .tracking import Ahead, finer
 from .window_chain import Chain, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs
@@ -138,11 +139,13 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.passing,
         settings.behind,
     )
+    followed = finer(view)
     runs = {shot: plan_runs(*shot, [k for k in keyframes if shot[0] <= k < shot[1]]) for shot in shots}
     chain.counter.ahead = sum(chain.count(run) for of_shot in runs.values() for run in of_shot)
     for shot, of_shot in runs.items():
         if settings.look_ahead and model.removes and not view.says_all:
-            chain.moving = Moving.of_film(view.picture, view.fit.size, range(*shot))
+            moving = Moving.of_film(followed.picture, followed.fit.size, range(*shot))
+            chain.ahead = partial(Ahead, view, followed, keyframes, moving)
         for run in of_shot:
             follow = blended if run.blend else Chain.follow
             follow(chain, run, view.keyframe(keyframes[run.order[0]]), made)

@@ -14,7 +14,7 @@ class Made:
     frames [T,3,H,W]; mask: probability [T,1,h,w] (zeros without adapters); confidence, own (the confidence but for what
     earlier windows handed on) and change (outside the mask, in 1/255) [T]; windows: (first frame, last frame) in
     running order; seams: frames at which one window hands over to the next; has_mask: whether any window came with a
-    mask.
+    mask. outline: bool [T,1,h,w], the removed thing where it was followed ahead of the windows, at that size; or None.
     """
 
     frames: torch.Tensor
@@ -25,6 +25,7 @@ class Made:
     windows: list = field(default_factory=list)
     seams: set = field(default_factory=set)
     has_mask: bool = False
+    outline: torch.Tensor | None = None
 
     @classmethod
     def empty(cls, count: int, height: int, width: int, dtype=torch.uint8) -> "Made":
@@ -35,6 +36,12 @@ class Made:
             torch.ones(count),
             torch.zeros(count),
         )
+
+    def draw(self, at: int, outline: torch.Tensor) -> None:
+        """Puts the outline [1,h,w] of one frame into place `at`."""
+        if self.outline is None:
+            self.outline = torch.zeros(len(self.frames), *outline.shape, dtype=torch.bool)
+        self.outline[at] = outline
 
     def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float) -> None:
         """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""

@@ -9,6 +9,7 @@ model decides.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -23,6 +24,7 @@ from .mover import Mover
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
+from .registered import SIDE
 from .thing_colours import Colours
 
 STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
@@ -38,11 +40,11 @@ class Tracking:
     """Follows a run; `region` is where the thing is in the frame that it stands at.
 
     source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture. moving: of its shot;
-    index: of that frame.
+    index: of that frame. full: (height, width) that pictures are made at, where that is not the frames' size.
     """
 
-    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, moving: Moving, index: int):
-        self.full, self.size = moving.frames.size, moving.frames.small_size
+    def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, moving: Moving, index: int, full=None):
+        self.full, self.size = full or moving.frames.size, moving.frames.small_size
         source, keyframe = self._small(source), self._small(keyframe)
         edit = self._grown(edited(source, keyframe).numpy(), MARGIN)
         self.passing, self.behind = Passing(source, keyframe), Behind(source, edit)
@@ -120,40 +122,52 @@ class Tracking:
         scale = full @ np.linalg.inv(small)
         return (scale @ np.vstack([self.motion, [0, 0, 1]]) @ np.linalg.inv(scale))[:2]
 
+    def outline(self) -> torch.Tensor:
+        """bool [1,h,w]: the thing in the frame that it stands at, at the size that it is followed in."""
+        closed = cv2.morphologyEx(self.thing.astype(np.uint8), cv2.MORPH_CLOSE, disc(GAP)) > 0
+        return torch.from_numpy(self.thing | closed & ~self.empty)[None]
+
     def region(self) -> torch.Tensor:
         """float32 [1,H/8,W/8]: the thing's share of each latent pixel of the frame that it stands at."""
-        closed = cv2.morphologyEx(self.thing.astype(np.uint8), cv2.MORPH_CLOSE, disc(GAP)) > 0
-        thing = torch.from_numpy((self.thing | closed & ~self.empty).astype(np.float32))[None]
-        return F.adaptive_avg_pool2d(thing, [n // 8 for n in self.full])
+        return F.adaptive_avg_pool2d(self.outline().float(), [n // 8 for n in self.full])
 
 
 class Ahead:
     """`Tracking` along a run of windows, each frame once.
 
-    view: as in `window_chain.Chain`. source, keyframe: [3,H,W] in [0,1], the run's first frame and its edited picture.
-    moving: of the run's shot; order: the indices of the run's frames. motions: of the camera, from each place in the
-    run's one before to it.
+    view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
+    index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
+    keyframe. motions: of the camera, from each place in the run's one before to it; outlines: bool [1,h,w] of each
+    place.
     """
 
-    def __init__(self, view, source, keyframe, moving: Moving, order):
-        self.view, self.order, self.tracking = view, order, Tracking(source, keyframe, moving, order[0])
-        self.known, self.motions = [self.tracking.region()], [None]
+    def __init__(self, view, followed, keyframes, moving: Moving, order):
+        self.view, self.followed, self.order = view, followed, order
+        frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
+        self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
+        self.known, self.outlines, self.motions = [self.tracking.region()], [self.tracking.outline()], [None]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
         self.tracking.correct(self.view.mask([index], mask[None]))
 
-    def regions(self, start: int, source: torch.Tensor, step: Callable[[], None]) -> torch.Tensor:
-        """[n,1,h,w] of a window: its first frame's place in the run, and its source [n,3,H,W].
+    def regions(self, start: int, count: int, step: Callable[[], None]) -> torch.Tensor:
+        """[n,1,h,w] of a window: its first frame's place in the run, and how many it has.
 
         step() is called before every frame that is new; what it raises stops the work.
         """
-        for frame in source[len(self.known) - start :]:
+        for index in self.order[len(self.known) : start + count]:
             step()
-            self.tracking.advance(frame, self.order[len(self.known)])
+            self.tracking.advance(self.followed.frames([index])[0], index)
             self.known.append(self.tracking.region())
+            self.outlines.append(self.tracking.outline())
             self.motions.append(self.tracking.camera_motion())
-        return torch.stack(self.known[start : start + len(source)])
+        return torch.stack(self.known[start : start + count])
+
+
+def finer(view):
+    """The view at the size that things are followed in: larger than small pictures are made, if the source is."""
+    return replace(view, fit=view.fit.enlarged(SIDE))
 
 
 def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:

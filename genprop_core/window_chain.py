@@ -1,6 +1,7 @@
 """Window after window along a run of frames: each starts from the best frame of the one before, anchored anew."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,9 +15,7 @@ from .confidence import change_outside, confidence, sureness
 from .errors import GenPropError
 from .frames import as_float
 from .made import Made
-from .moving import Moving
 from .next_keyframe import NextKeyframe
-from .tracking import Ahead
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
@@ -33,8 +32,8 @@ class Chain:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
     passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
-    the removed thing there; where the model changes things instead, it never is. moving: of the shot of the runs to be
-    made, for the removed thing to be followed through the source ahead of the windows; None to leave that.
+    the removed thing there; where the model changes things instead, it never is. ahead: indices of a run's frames ->
+    `tracking.Ahead`, by which the removed thing is followed ahead of the windows; None to leave that.
     """
 
     model: WindowModel
@@ -50,7 +49,7 @@ class Chain:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
-    moving: Moving | None = None
+    ahead: Callable | None = None
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
         """Makes the run's needed frames into `made`, at `places` (by default the frames' own indices)."""
@@ -75,11 +74,11 @@ class Chain:
             after = max(0, run.need - start - window)
             self.counter.window(1 + math.ceil(after / max(1, window - self.overlap)))
             source = self.view.frames(part)
-            if not done and self.moving is not None:
-                ahead = Ahead(self.view, source[0], keyframe, self.moving, run.order)
+            if not done and self.ahead is not None:
+                ahead = self.ahead(run.order)
             elif ahead is not None and decoded is not None:
                 ahead.correct(run.order[done - 1], decoded[-1])
-            followed = None if ahead is None else ahead.regions(start, source, self.counter.again)
+            followed = None if ahead is None else ahead.regions(start, len(part), self.counter.again)
             region = self._region(part, followed)
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
             change = change_outside(frames, source, shown)
@@ -95,6 +94,8 @@ class Chain:
                 if weight:
                     n = p - start
                     made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(own[n]), float(change[n]))
+                    if ahead is not None:
+                        made.draw(places[p], ahead.outlines[p])
             if done:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
@@ -185,3 +186,5 @@ def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
         if not math.isclose(weight, 0, abs_tol=1e-6):
             values = (float(of[p]) for of in (other.confidence, other.own, other.change))
             made.put(index, weight, as_float(other.frames[p]), other.mask[p], *values)
+            if other.outline is not None and weight > 0.5:
+                made.draw(index, other.outline[p])
