@@ -9,7 +9,7 @@ FIRST, LAST = "<!-- measured: begin -->", "<!-- measured: end -->"
 COLUMNS = {
     "psnr_outside": ("PSNR outside", 2),
     "psnr_inside": ("PSNR inside", 2),
-    "inside_at_8": ("at frame 8", 2),
+    "inside_at_8": ("at frame {window}", 2),
     "inside_at_end": ("at the end", 2),
     "psnr_composited": ("PSNR composited", 2),
     "mask_iou": ("mask IoU px", 3),
@@ -50,7 +50,7 @@ def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
         add("jump at seams over the mean change", mean(one, "seam_jump"), "at most 1.2", lambda v: v <= 1.2)
         seen = {s: r for s, r in one.items() if r["inside_at_8"] is not None and r["inside_at_end"] is not None}
         share = mean(seen, "inside_at_end") / mean(seen, "inside_at_8") if seen else None
-        add(f"PSNR inside at frame {frames} over frame 8", share, "at least 0.9", lambda v: v >= 0.9)
+        add(f"PSNR inside at frame {frames} over frame {report['window']}", share, "at least 0.9", lambda v: v >= 0.9)
         add("rank correlation of confidence and quality", mean(one, "told_apart"), "above 0", lambda v: v > 0)
     both = sorted(set(one) & set(two))
     if both:
@@ -75,8 +75,9 @@ def markdown(report: dict) -> str:
     """Both tables, with what they were measured on."""
     counts = {name: len(rows) for name, rows in report["variants"].items()}
     lines = [
-        f"Mini, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, guidance 1 to "
-        f"{report['max_cfg']:g}, clips of {report['frames']} frames, noise seed {report['seed']}. Clips per row: "
+        f"{report['base'].capitalize()}, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, "
+        f"guidance 1 to {report['max_cfg']:g}, {report['clips']} of {report['frames']} frames, noise seed "
+        f"{report['seed']}. Clips per row: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",
         "",
     ]  # fmt: skip
@@ -86,7 +87,8 @@ def markdown(report: dict) -> str:
         mark = "-" if kept is None else "kept" if kept else "**not kept**"
         lines.append(f"| {what} | {_shown(value, 2)} | {wanted} | {mark} |")
     lines += [""] if rows else []
-    lines += ["| | " + " | ".join(label for label, _ in COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    labels = [label.format(**report) for label, _ in COLUMNS.values()]
+    lines += ["| | " + " | ".join(labels) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
     for name, rows in report["variants"].items():
         against = report["variants"].get(_compared_with(name), {})
         cells = []

@@ -51,6 +51,22 @@ def test_places_are_kept_through_scaling_and_padding():
     assert all(abs(a - b) <= 1 for a, b in zip(box, (50, 75, 25, 50)))
 
 
+@pytest.mark.parametrize("height, width, size, wanted", [
+    (240, 432, (96, 160), (154, 256)), (480, 600, (128, 128), (256, 256)), (100, 130, (64, 64), (130, 130)),
+    (120, 160, (96, 128), (120, 160)), (1080, 1920, (576, 1024), (576, 1024)), (40, 60, (64, 96), (64, 96)),
+])  # fmt: skip
+def test_a_small_working_size_is_enlarged_as_far_as_the_source_has_pixels(height, width, size, wanted):
+    fit = plan_fit(height, width, 32, size)
+    larger = fit.enlarged(256)
+    assert larger.size == wanted and larger.source == fit.source
+    assert (larger is fit) == (wanted == size)
+    assert larger is fit or max(a / b for a, b in zip(larger.inner, fit.source)) < 1.01, "no pixel is made up"
+    assert max(abs(a / b - c / d) for a, b, c, d in zip(larger.inner, larger.size, fit.inner, fit.size)) < 0.01
+    frames = noise(2, 3, height, width)
+    assert larger.apply(frames).shape == (2, 3, *wanted)
+    assert larger.undo_mask(torch.ones(2, 1, *wanted)).min() == 1
+
+
 def test_fits_that_cannot_be_are_refused():
     with pytest.raises(GenPropError, match="multiples of 64 for this base, got 1000x576"):
         plan_fit(100, 100, 64, (576, 1000))

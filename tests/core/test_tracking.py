@@ -169,6 +169,36 @@ def test_what_was_made_anew_counts_as_changed_whether_or_not_the_decoder_saw_it(
         assert mask.max() == 0
 
 
+def test_thin_parts_are_in_the_mask_though_the_model_sees_too_little_of_them():
+    """Worked on at a third of the size, a mast of 6 pixels is 2 wide there, a quarter of a latent."""
+    frames = clip(20, 192, 192, box=48)
+    mast = torch.zeros(20, 192, 192, dtype=torch.bool)
+    for t, frame in enumerate(frames):
+        left = 28 + 8 * (t // 4 % 3)
+        mast[t, 64:130, left : left + 6] = True
+        frame[:, mast[t]] = torch.tensor([255, 0, 0], dtype=torch.uint8).view(3, 1)
+    before, keyframe = frames.clone(), edited(frames)
+    for look_ahead in (True, False):
+        settings = replace(PLAIN, size=(64, 64), look_ahead=look_ahead, composite=True, grow=0, feather=0)
+        result = propagate_clip(Told(), frames, {0: keyframe}, settings)
+        covered = (result.mask[:, 0] > 127)[mast].float().mean()
+        kept = (result.frames == frames).all(1)[mast].float().mean()
+        assert covered > 0.95 and kept < 0.05 if look_ahead else covered < 0.3 and kept > 0.7
+        around = F.max_pool2d(red_mask(as_float(frames)), 17, 1, 8) > 0
+        assert (result.mask > 127)[~around].float().mean() < 0.01, "and nothing else"
+    assert torch.equal(frames, before)
+
+
+@pytest.mark.parametrize("mode", ["replace", "join"])
+def test_what_was_followed_joins_no_mask_that_is_to_say_all(mode):
+    frames = clip(20)
+    mask = as_bytes(red_mask(as_float(frames)))[:1]  # one for all: the thing is followed all the same
+    mask[..., 24:, :] = 0
+    settings = replace(PLAIN, mask_mode=mode)
+    made = propagate_clip(Told(), frames, {0: edited(frames)}, settings, mask).mask
+    assert torch.equal(made, mask.expand_as(made)) == (mode == "replace")
+
+
 def test_it_is_corrected_by_what_the_decoder_saw_not_by_what_was_added_to_that(monkeypatch):
     given = []
     monkeypatch.setattr(Tracking, "correct", lambda self, mask: given.append(mask))

@@ -1,6 +1,7 @@
 """Long clips measured, with a stand-in for the model: the right frames are compared; the page says what came out."""
 
 import json
+import re
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -11,8 +12,10 @@ import torch
 from genprop_core.base import Defaults
 from genprop_core.errors import GenPropError
 from genprop_core.long_clip import ClipSettings, propagate_clip
-from genprop_core.pipeline import GenProp
-from trainer import evaluate_long, long_tables
+from genprop_core.pipeline import GenProp, PropagateSettings
+from genprop_core.video_io import write_video
+from trainer import evaluate_long, long_scores, long_sources, long_tables
+from trainer.long_sources import Generated
 
 
 class Perfect:
@@ -20,8 +23,8 @@ class Perfect:
 
     default_frames, size_multiple = 8, 32
     file = SimpleNamespace(digest="0123456789abcdef")
-    base = SimpleNamespace(parts=lambda: (), defaults=Defaults(steps=8, max_cfg=1.0))
-    resolved = GenProp.resolved
+    base = SimpleNamespace(parts=lambda: (), defaults=Defaults(num_frames=8, steps=8, max_cfg=1.0), size_multiple=32)
+    resolved, working_size = GenProp.resolved, GenProp.working_size
 
     def __init__(self, worse=0.0):
         self.worse, self.runs = worse, 0
@@ -29,7 +32,7 @@ class Perfect:
     def propagate_clip(self, frames, keyframes, settings, mask):
         self.runs, self.given = self.runs + 1, mask
         self.asked, self.sampler = (sorted(keyframes), settings.clip), settings.sampler
-        clip = evaluate_long.make_clip(settings.seed, len(frames), frames.shape[-1])
+        clip = long_sources.make_clip(settings.seed, len(frames), frames.shape[-1])
         fade = self.worse * torch.arange(len(frames)).view(-1, 1, 1, 1)
         truth = (clip.target - fade).clamp(0, 1)
         quick = ClipSettings(find_shots=False, colour="off", passing=False, behind=False, look_ahead=False)
@@ -46,11 +49,16 @@ class Still:
         return source, torch.full((len(source), 1, source.shape[2] // 8, source.shape[3] // 8), 0.9)
 
 
+def measure(model, frames, name):
+    clip = Generated(1, frames).draw("1000000003", long_scores.VARIANTS[name][1])
+    return long_scores.measure(model, clip, name, PropagateSettings())
+
+
 @pytest.fixture
 def perfect(monkeypatch):
     made = Perfect()
     monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: made)
-    monkeypatch.setattr(evaluate_long, "make_clip", cache(evaluate_long.make_clip))  # drawing one takes seconds
+    monkeypatch.setattr(long_sources, "make_clip", cache(long_sources.make_clip))  # drawing one takes seconds
     return made
 
 
@@ -75,24 +83,24 @@ def test_a_perfect_result_scores_as_one_and_is_not_measured_twice(perfect, tmp_p
 
 def test_drift_is_seen_and_confidence_judged(perfect):
     perfect.worse = 0.02
-    row = evaluate_long.measure(perfect, 1_000_000_003, 24, "as it is", evaluate_long.PropagateSettings())
+    row = measure(perfect, 24, "as it is")
     assert row["outside_last_window"] < row["outside_first_window"] - 6
     assert row["colour_drift"] > 20 and row["told_apart"] > 0.9
-    report = {"frames": 24, "variants": {"as it is": {"1": row}}}
+    report = {"frames": 24, "window": 8, "variants": {"as it is": {"1": row}}}
     kept = {what: holds for what, _, _, holds in long_tables.promises(report)}
     assert kept["PSNR outside, last window minus first (dB)"] is False
     assert kept["rank correlation of confidence and quality"] is True
 
 
 def test_equal_frames_share_their_rank():
-    ranks = evaluate_long._ranks(torch.tensor([0.9, 1.0, 0.2, 0.9, 0.9]))
+    ranks = long_scores.ranks(torch.tensor([0.9, 1.0, 0.2, 0.9, 0.9]))
     assert ranks.tolist() == [2, 4, 0, 2, 2]
     made = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     errors = torch.tensor([0.0, 0.1, 0.2, 0.3, 0.4, 0.5]).view(-1, 1, 1, 1)
 
     def told_apart(confidence):
         result = SimpleNamespace(confidence=torch.tensor(confidence))
-        return evaluate_long._told_apart(result, made + errors, made, torch.ones(6, 1, 16, 16))
+        return long_scores.told_apart(result, made + errors, made, torch.ones(6, 1, 16, 16))
 
     assert told_apart([1.0] * 6) is None, "ranks of nothing say nothing"
     assert told_apart([0.6, 0.5, 0.4, 0.3, 0.2, 0.1]) == pytest.approx(1)
@@ -102,19 +110,19 @@ def test_equal_frames_share_their_rank():
 
 
 def test_inner_keyframes_are_measured_with_both_ends_edited(perfect):
-    evaluate_long.measure(perfect, 1_000_000_003, 24, "inner keyframes", evaluate_long.PropagateSettings())
+    measure(perfect, 24, "inner keyframes")
     keyframes, settings = perfect.asked
     assert keyframes == [0, 23] and settings.inner_keyframes
-    evaluate_long.measure(perfect, 1_000_000_003, 24, "two keyframes", evaluate_long.PropagateSettings())
+    measure(perfect, 24, "two keyframes")
     assert perfect.asked[0] == [0, 23] and not perfect.asked[1].inner_keyframes
 
 
 def test_one_variant_alone_is_given_the_true_masks(perfect):
-    for name in evaluate_long.VARIANTS:
-        evaluate_long.measure(perfect, 1_000_000_003, 16, name, evaluate_long.PropagateSettings())
+    for name in long_scores.VARIANTS:
+        measure(perfect, 16, name)
         assert (perfect.given is not None) == (name == "mask of every frame"), name
         if perfect.given is not None:
-            truth = evaluate_long.make_clip(1_000_000_003, 16).mask
+            truth = long_sources.make_clip(1_000_000_003, 16).mask
             assert torch.equal(perfect.given, (truth * 255).byte())
 
 
@@ -122,7 +130,9 @@ def test_the_table_compares_the_same_clips():
     row = dict.fromkeys((*long_tables.COLUMNS, "outside_first_window", "outside_last_window", "inside_at_8",
                          "inside_at_end", *long_tables.HALVES, "told_apart"), 30.0)  # fmt: skip
     better = {**row, "psnr_outside": 31.0, "second_half": 33.0, "second_half_composited": 34.0}
-    report = {"frames": 64, "steps": 25, "max_cfg": 3.0, "solver": "euler", "checkpoint": "c", "seed": 0, "variants": {
+    about = {"base": "mini", "clips": "clips", "frames": 64, "window": 8, "checkpoint": "c"}
+    sampled = {"steps": 25, "max_cfg": 3.0, "solver": "euler", "seed": 0}
+    report = {**about, **sampled, "variants": {
         "as it is": {"1": row, "2": {**row, "psnr_outside": 10.0}}, "two keyframes": {"1": better}}}  # fmt: skip
     text = long_tables.markdown(report)
     assert "31.00 (+1.00)" in text and "| 20.00 |" in text
@@ -136,7 +146,7 @@ def test_the_table_compares_the_same_clips():
 
 
 def test_one_variant_has_a_keyframe_in_every_window(perfect):
-    evaluate_long.measure(perfect, 1_000_000_003, 24, "a keyframe in every window", evaluate_long.PropagateSettings())
+    measure(perfect, 24, "a keyframe in every window")
     assert perfect.asked[0] == [0, 6, 12, 18]
 
 
@@ -148,6 +158,63 @@ def test_what_cannot_be_measured_is_refused(tmp_path, capsys):
 
 
 def test_every_row_is_held_against_the_one_it_differs_from_in_one_thing():
-    against = {name: long_tables._compared_with(name) for name in evaluate_long.VARIANTS}
+    against = {name: long_tables._compared_with(name) for name in long_scores.VARIANTS}
     assert against["two keyframes"] == "as it is" and against["inner keyframes"] == "two keyframes"
     assert against["large frame, crop"] == "large frame"
+
+
+def film(folder, parts=("original_videos", "edited_videos", "masks"), frames=20, cut=12):
+    """A data folder with one clip of two shots: a square on a ground, and on another one; without it in the truth."""
+    ground = torch.full((frames, 64, 64, 3), 90, dtype=torch.uint8)
+    ground[cut:] = torch.tensor([200, 160, 40], dtype=torch.uint8)
+    ground[:, ::8] += 30
+    source, mask = ground.clone(), torch.zeros_like(ground)
+    source[:, 16:40, 16:40], mask[:, 16:40, 16:40] = torch.tensor([250, 0, 0], dtype=torch.uint8), 255
+    for part, made in zip(("original_videos", "edited_videos", "masks"), (source, ground, mask)):
+        if part in parts:
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            write_video(folder / part / "one.mp4", made.numpy(), 24, lossless=True)
+    (folder / "tasks.csv").write_text("name,task\none,edit\n")
+    return source, ground, mask
+
+
+class Keyframed(Perfect):
+    """Every frame is the keyframe of its shot, which is the truth here."""
+
+    def propagate_clip(self, frames, keyframes, settings, mask):
+        self.runs, self.given, self.asked = self.runs + 1, settings, sorted(keyframes)
+        quick = ClipSettings(find_shots=settings.clip.find_shots, colour="off", look_ahead=False)
+        result = propagate_clip(Still(), frames, keyframes, quick)
+        result.frames = torch.stack([keyframes[max(k for k in keyframes if k <= t)] for t in range(len(frames))])
+        return result
+
+
+def test_film_is_measured_with_a_keyframe_in_every_shot(monkeypatch, tmp_path, capsys):
+    made = Keyframed()
+    monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: made)
+    film(tmp_path / "film")
+    arguments = ["--data", str(tmp_path / "film"), "--variants", "as it is", "two keyframes", "--json",
+                 str(tmp_path / "film.json"), "--width", "32", "--height", "64"]  # fmt: skip
+    assert evaluate_long.main(arguments) == 0
+    assert made.asked == [0, 11, 12, 19] and made.given.task == "edit" and made.given.clip.find_shots
+    assert (made.given.width, made.given.height) == (32, 64)
+    report = json.loads((tmp_path / "film.json").read_text())
+    row = report["variants"]["as it is"]["one"]
+    assert row["psnr_inside"] > 50 and row["psnr_outside"] > 50 and "Mini, adapters" in capsys.readouterr().out
+    assert evaluate_long.main(arguments) == 0 and made.runs == 2, "kept"
+    film(tmp_path / "film", cut=13)
+    assert evaluate_long.main(arguments) == 0 and made.runs == 4 and made.asked == [0, 12, 13, 19], "another clip now"
+    assert evaluate_long.main([*arguments, "--variants", "large frame"]) == 2
+    assert re.search("as they are with --data, got large frame.*Leave them out", capsys.readouterr().err)
+
+
+def test_film_without_a_truth_is_refused(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: Keyframed())
+    film(tmp_path / "unmasked", ("original_videos", "edited_videos"))
+    assert evaluate_long.main(["--data", str(tmp_path / "unmasked")]) == 2
+    assert re.search("masks of one with at least 16 frames, got 20 frames .* no masks", capsys.readouterr().err)
+    film(tmp_path / "short", frames=10, cut=5)
+    assert evaluate_long.main(["--data", str(tmp_path / "short")]) == 2
+    assert re.search("at least 16 frames, got 10 frames with an edited video and masks", capsys.readouterr().err)
+    assert evaluate_long.main(["--data", str(tmp_path / "short"), "--width", "64"]) == 2
+    assert "--width and --height together" in capsys.readouterr().err

@@ -1,0 +1,85 @@
+"""The long clips that are measured: the mini's held-out ones, or those of a data folder, film with a known truth."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from genprop_core.errors import GenPropError
+from genprop_core.frames import as_bytes
+from genprop_core.shots import find_shots
+
+from .dataset import FOLDERS
+from .evaluation_clips import DataFolder
+from .mini.clips import FIRST_HELD_OUT_SEED, SIZE, make_clip
+
+LARGE = 2 * SIZE  # of the frames in which the same shapes are a small edit
+FIRST, ENDS, EVERY = "first frame", "both ends", "every window"  # which frames of a shot have a keyframe
+
+
+@dataclass
+class LongClip:
+    """source, target: uint8 [T,3,H,W]; mask: 0 to 1 [T,1,H,W]; shots: [(start, stop)]; number: added to the noise's
+    seed."""
+
+    source: torch.Tensor
+    target: torch.Tensor
+    mask: torch.Tensor
+    shots: list
+    number: int
+    task: str = "remove"
+
+    def keyframes(self, window: int, overlap: int, which: str) -> dict[int, torch.Tensor]:
+        """{index: true picture} of every shot; which: FIRST, ENDS or EVERY."""
+        found = set()
+        for start, stop in self.shots:
+            own = {FIRST: [start], ENDS: [start, stop - 1], EVERY: range(start, stop, window - overlap)}
+            found |= set(own[which])
+        return {index: self.target[index] for index in sorted(found)}
+
+
+class Generated:
+    """Of the mini's generator, of seeds that no training has seen."""
+
+    name = "held-out clips"
+
+    def __init__(self, count: int, frames: int):
+        self.frames, self.names = frames, [str(FIRST_HELD_OUT_SEED + i) for i in range(count)]
+
+    def digest(self) -> list[str]:
+        """Of what is not told by the names."""
+        return []
+
+    def draw(self, name: str, large: bool = False) -> LongClip:
+        """large: in frames of twice the size."""
+        clip = make_clip(int(name), self.frames, LARGE if large else SIZE)
+        source, target = as_bytes(clip.source), as_bytes(clip.target)
+        return LongClip(source, target, clip.mask, [(0, self.frames)], int(name))
+
+
+class Filmed:
+    """Of a data folder as for training; each needs its edited video and its masks.
+
+    Raises GenPropError for a folder without clips, and on drawing one that lacks a part or is too short.
+    """
+
+    def __init__(self, folder, multiple: int, count: int, frames: int, least: int):
+        self.clips, self.frames, self.least = DataFolder(folder, None, multiple, frames, count), frames, least
+        self.names, self.name = self.clips.names, f"clips of {self.clips.folder.name}"
+
+    def digest(self) -> list[str]:
+        """Of the files: a clip that was mended under its name is another one."""
+        paths = [self.clips.parts[part].get(name) for name in self.names for part in FOLDERS]
+        return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths if path]
+
+    def draw(self, name: str, large: bool = False) -> LongClip:
+        number = self.names.index(name)
+        clip = self.clips[number]
+        if clip.target is None or clip.mask is None or len(clip.source) < self.least:
+            raise GenPropError(
+                f"Expected an edited video and masks of {name} with at least {self.least} frames, got "
+                f"{len(clip.source)} frames with {'no' if clip.target is None else 'an'} edited video and "
+                f"{'no ' if clip.mask is None else ''}masks. Add them, or take the clip out of the folder."
+            )
+        source = as_bytes(clip.source)
+        return LongClip(source, as_bytes(clip.target), clip.mask, find_shots(source), number, clip.task)
