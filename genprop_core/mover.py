@@ -22,7 +22,8 @@ MAIN = 0.5  # share of the thing that surely is no bit of another
 EXPECTED = 0.5  # or that is where the thing must have moved on to
 LARGER = 1.5  # times the thing's size, that such a part may have
 NEW, SHAPE = 0.15, 0.4  # weight of the latest frame in its shape, and from where on that counts
-SHRINKS, GROWS = 0.95, 1.5  # times its size, from frame to frame
+SHRINKS, GROWS = 0.99, 1.02  # times its size, from frame to frame
+AT_MOST = 1.3  # times its size: as much is believed of what was followed
 STEADY = 9  # frames that say how fast it is: what hides a part of it moves its middle for a few
 
 
@@ -115,6 +116,18 @@ class Mover:
         to_last = np.hstack([way[:, :2], way[:, 2:] - way[:, :2] @ moved[:, None]])
         return warped(shape, to_last, cv2.INTER_LINEAR)
 
+    def of_its_size(self, thing: np.ndarray) -> np.ndarray:
+        """What was followed, bool [h,w], without what is too much for the thing: what is farthest from where it must
+        have moved on to. A thing grows as it comes nearer, but not from frame to frame."""
+        area, most = int(thing.sum()), int(AT_MOST * self.size)
+        ahead = self._went_on(self.shape) > SHAPE
+        if area:
+            self.size = float(np.clip(area, SHRINKS * self.size, GROWS * self.size))
+        if area <= most or not ahead.any():
+            return thing
+        away = np.where(thing, _distance(ahead), np.inf)
+        return away <= np.partition(away.ravel(), most)[most]
+
     def note(self, thing: np.ndarray) -> None:
         """Takes where the thing is in the frame that it stands at, bool [h,w]."""
         if not thing.any():
@@ -124,8 +137,6 @@ class Mover:
             before, here = _middle(self.last), _middle(thing)
             speed = (here - back[:2] @ np.append(before, 1)) / abs(self.index - self.seen)
             self.speed = [*self.speed[-STEADY + 1 :], speed]
-        size = float((thing & self.moves).sum())
-        self.size = float(np.clip(size, SHRINKS * self.size, GROWS * self.size))
         kept = self._went_on(self.shape)
         self.shape = NEW * thing + (1 - NEW) * kept
         self.last, self.seen = thing, self.index

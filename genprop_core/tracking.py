@@ -87,6 +87,9 @@ class Tracking:
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
         self._by_what_moves(now, near, known & ~self.empty)
         self.thing = _without_specks(kind == REMOVED)
+        whole = self.mover.of_its_size(self.thing)
+        kind[self.thing & ~whole] = LOST
+        self.thing = whole
         self.mover.note(self.thing)
         self.last = self.thing if self.thing.any() else self.last
         sure = self.thing & known & ~_shadow(now, self.behind.picture)

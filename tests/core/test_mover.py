@@ -143,3 +143,23 @@ def test_a_thing_that_stands_still_is_not_lost():
     for t in range(FRAMES):
         left = 80 - PAN * t
         assert found[t][TOP : TOP + SIDE, left : left + SIDE].mean() > 0.6, f"frame {t}"
+
+
+def test_a_thing_keeps_its_size_and_what_is_too_much_is_what_is_farthest_from_it():
+    source, target = shot()
+    tracking = Tracking(as_float(source[0]), as_float(target[0]), moving(source), 0)
+    mover, truth = tracking.mover, np.zeros((HEIGHT, WIDTH), bool)
+    truth[TOP : TOP + SIDE, LEFT : LEFT + SIDE] = True
+    assert np.array_equal(mover.of_its_size(truth), truth)
+    more = truth.copy()
+    more[TOP - 2 : TOP + SIDE + 2, LEFT - 1 : LEFT + SIDE + 1] = True  # a little larger: it may have come nearer
+    assert np.array_equal(mover.of_its_size(more), more)
+    flooded = truth.copy()
+    flooded[TOP : TOP + SIDE, LEFT:] = True  # all that is to the right of it
+    before = flooded.copy()
+    for _ in range(3):
+        found = mover.of_its_size(flooded)
+        assert found[truth].all() and found.sum() < 1.7 * truth.sum() and not found[:, LEFT + 2 * SIDE :].any()
+    assert np.array_equal(flooded, before)
+    size = mover.size
+    assert not mover.of_its_size(np.zeros_like(truth)).any() and mover.size == size, "out of sight it does not shrink"
