@@ -12,6 +12,7 @@ import json
 import sys
 from pathlib import Path
 
+from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import write_json
 from genprop_core.pipeline import GenProp, PropagateSettings
@@ -33,6 +34,7 @@ def parse(argv=None):
     parser.add_argument("--adapters", help="adapter file (default: the base's own)")
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder with original_videos/, edited_videos/ and "
                         "masks/ (default: clips that are drawn, for the mini)")  # fmt: skip
+    parser.add_argument("--task", choices=TASKS, help="of --data only the clips of this task (default: all)")
     parser.add_argument("--clips", type=int, default=16, help="held-out clips, or of --data (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=64, help="of every clip, at most (default: %(default)s)")
     parser.add_argument("--width", type=int, help="that the base works at with --data (default: as for a clip)")
@@ -63,7 +65,8 @@ def run(arguments) -> dict:
         )
     clips, size = Generated(arguments.clips, arguments.frames), (SIZE, SIZE)
     if arguments.data:
-        clips = Filmed(arguments.data, model.base.size_multiple, arguments.clips, arguments.frames, 2 * window)
+        given = arguments.clips, arguments.frames, 2 * window, arguments.task
+        clips = Filmed(arguments.data, model.base.size_multiple, *given)
         size = arguments.width, arguments.height
     sampler = SamplerSettings(arguments.steps, max_cfg=arguments.max_cfg, solver=arguments.solver, sigma_min=None)
     width, height = size

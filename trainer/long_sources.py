@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError
 from genprop_core.frames import as_bytes
 from genprop_core.shots import find_shots
@@ -58,14 +59,21 @@ class Generated:
 
 
 class Filmed:
-    """Of a data folder as for training; each needs its edited video and its masks.
+    """Of a data folder as for training; each needs its edited video and its masks. task: of the clips; None for any.
 
-    Raises GenPropError for a folder without clips, and on drawing one that lacks a part or is too short.
+    Raises GenPropError for a folder without such clips, and on drawing one that lacks a part or is too short.
     """
 
-    def __init__(self, folder, multiple: int, count: int, frames: int, least: int):
-        self.clips, self.frames, self.least = DataFolder(folder, None, multiple, frames, count), frames, least
-        self.names, self.name = self.clips.names, f"clips of {self.clips.folder.name}"
+    def __init__(self, folder, multiple: int, count: int, frames: int, least: int, task: str | None = None):
+        self.clips, self.least = DataFolder(folder, None, multiple, frames), least
+        tasks = {name: self.clips.tasks.get(name, TASKS[0]) for name in self.clips.names}
+        self.names = [name for name, its in tasks.items() if task in (None, its)][:count]
+        self.name = f"clips of {self.clips.folder.name}"
+        if not self.names:
+            raise GenPropError(
+                f"Expected clips of the task {task} in {folder}, got {', '.join(sorted(set(tasks.values())))}. Give "
+                "another --task, or leave it out."
+            )
 
     def digest(self) -> list[str]:
         """Of the files: a clip that was mended under its name is another one."""
@@ -73,7 +81,7 @@ class Filmed:
         return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths if path]
 
     def draw(self, name: str, large: bool = False) -> LongClip:
-        number = self.names.index(name)
+        number = self.clips.names.index(name)
         clip = self.clips[number]
         if clip.target is None or clip.mask is None or len(clip.source) < self.least:
             raise GenPropError(

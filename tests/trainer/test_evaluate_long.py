@@ -218,3 +218,5 @@ def test_film_without_a_truth_is_refused(monkeypatch, tmp_path, capsys):
     assert re.search("at least 16 frames, got 10 frames with an edited video and masks", capsys.readouterr().err)
     assert evaluate_long.main(["--data", str(tmp_path / "short"), "--width", "64"]) == 2
     assert "--width and --height together" in capsys.readouterr().err
+    assert evaluate_long.main(["--data", str(tmp_path / "short"), "--task", "remove"]) == 2
+    assert re.search("clips of the task remove in .*, got edit. Give another --task", capsys.readouterr().err)
