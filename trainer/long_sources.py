@@ -81,8 +81,7 @@ class Filmed:
         return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths if path]
 
     def draw(self, name: str, large: bool = False) -> LongClip:
-        number = self.clips.names.index(name)
-        clip = self.clips[number]
+        clip = self.clips[self.clips.names.index(name)]
         if clip.target is None or clip.mask is None or len(clip.source) < self.least:
             raise GenPropError(
                 f"Expected an edited video and masks of {name} with at least {self.least} frames, got "
@@ -90,4 +89,4 @@ class Filmed:
                 f"{'no ' if clip.mask is None else ''}masks. Add them, or take the clip out of the folder."
             )
         source = as_bytes(clip.source)
-        return LongClip(source, as_bytes(clip.target), clip.mask, find_shots(source), number, clip.task)
+        return LongClip(source, as_bytes(clip.target), clip.mask, find_shots(source), self.names.index(name), clip.task)
