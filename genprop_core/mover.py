@@ -119,11 +119,11 @@ class Mover:
     def of_its_size(self, thing: np.ndarray) -> np.ndarray:
         """What was followed, bool [h,w], without what is too much for the thing: what is farthest from where it must
         have moved on to. A thing grows as it comes nearer, but not from frame to frame."""
-        area, most = int(thing.sum()), int(AT_MOST * self.size)
+        most = int(AT_MOST * self.size)
+        if thing.sum() <= most:
+            return thing
         ahead = self._went_on(self.shape) > SHAPE
-        if area:
-            self.size = float(np.clip(area, SHRINKS * self.size, GROWS * self.size))
-        if area <= most or not ahead.any():
+        if not ahead.any():
             return thing
         away = np.where(thing, _distance(ahead), np.inf)
         return away <= np.partition(away.ravel(), most)[most]
@@ -137,6 +137,7 @@ class Mover:
             before, here = _middle(self.last), _middle(thing)
             speed = (here - back[:2] @ np.append(before, 1)) / abs(self.index - self.seen)
             self.speed = [*self.speed[-STEADY + 1 :], speed]
+        self.size = float(np.clip(thing.sum(), SHRINKS * self.size, GROWS * self.size))
         kept = self._went_on(self.shape)
         self.shape = NEW * thing + (1 - NEW) * kept
         self.last, self.seen = thing, self.index

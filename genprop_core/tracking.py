@@ -132,7 +132,7 @@ class Tracking:
 
     def region(self) -> torch.Tensor:
         """float32 [1,H/8,W/8]: the thing's share of each latent pixel of the frame that it stands at."""
-        return F.adaptive_avg_pool2d(self.outline().float(), [n // 8 for n in self.full])
+        return cells(self.outline(), self.full)
 
 
 class Ahead:
@@ -148,7 +148,7 @@ class Ahead:
         self.view, self.followed, self.order = view, followed, order
         frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
         self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
-        self.known, self.outlines, self.motions = [self.tracking.region()], [self.tracking.outline()], [None]
+        self.outlines, self.motions = [self.tracking.outline()], [None]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
@@ -159,13 +159,17 @@ class Ahead:
 
         step() is called before every frame that is new; what it raises stops the work.
         """
-        for index in self.order[len(self.known) : start + count]:
+        for index in self.order[len(self.outlines) : start + count]:
             step()
             self.tracking.advance(self.followed.frames([index])[0], index)
-            self.known.append(self.tracking.region())
             self.outlines.append(self.tracking.outline())
             self.motions.append(self.tracking.camera_motion())
-        return torch.stack(self.known[start : start + count])
+        return cells(torch.stack(self.outlines[start : start + count]), self.view.fit.size)
+
+
+def cells(outlines: torch.Tensor, size) -> torch.Tensor:
+    """bool [...,1,h,w] -> float32 [...,1,H/8,W/8]: their share of each latent pixel of pictures of this size (H, W)."""
+    return F.adaptive_avg_pool2d(outlines.float(), [n // 8 for n in size])
 
 
 def finer(view):

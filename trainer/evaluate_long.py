@@ -55,6 +55,7 @@ def parse(argv=None):
 
 
 def run(arguments) -> dict:
+    variants = _asked(arguments)
     model = GenProp.from_files(
         arguments.base, arguments.adapters, dtype=DTYPES[arguments.dtype], device=arguments.device
     )
@@ -63,13 +64,13 @@ def run(arguments) -> dict:
         raise GenPropError(
             f"Expected at least 1 clip of {2 * window} frames, got {arguments.clips} of {arguments.frames}."
         )
-    clips, size = Generated(arguments.clips, arguments.frames), (SIZE, SIZE)
     if arguments.data:
         given = arguments.clips, arguments.frames, 2 * window, arguments.task
         clips = Filmed(arguments.data, model.base.size_multiple, *given)
-        size = arguments.width, arguments.height
+        width, height = arguments.width, arguments.height
+    else:
+        clips, width, height = Generated(arguments.clips, arguments.frames), SIZE, SIZE
     sampler = SamplerSettings(arguments.steps, max_cfg=arguments.max_cfg, solver=arguments.solver, sigma_min=None)
-    width, height = size
     settings = PropagateSettings(sampler=sampler, width=width, height=height, seed=arguments.seed)
     settings = model.resolved(settings)
     model.working_size(1, 1, settings)  # what is wrong with every clip is told once, before the first
@@ -79,14 +80,16 @@ def run(arguments) -> dict:
     kept = KeptRows(arguments.json, key)
     rows = _reported(arguments.json, key) | {(line["name"], line["clip"]): line["row"] for line in kept.read()}
     few = clips.names[: arguments.ablation_clips]
-    variants = _asked(arguments)
     wanted = [(name, clip) for n, name in enumerate(VARIANTS) if name in variants
               for clip in (clips.names if n < MEASURED_ON_ALL else few)]  # fmt: skip
     for number, (name, clip) in enumerate(wanted, 1):
         print(f"{number}/{len(wanted)}: {name}, clip {clip}", file=sys.stderr, flush=True)
         if (name, clip) in rows:
             continue
-        rows[name, clip] = measure(model, clips.draw(clip, VARIANTS[name][1]), name, settings)
+        drawn = clips.draw(clip, VARIANTS[name][1])
+        for note in drawn.notes:
+            print(f"  {note}", file=sys.stderr, flush=True)
+        rows[name, clip] = measure(model, drawn, name, settings)
         kept.add({"name": name, "clip": clip, "row": rows[name, clip]})
     report = {
         "base": Path(arguments.base).name,
@@ -110,9 +113,16 @@ def run(arguments) -> dict:
 
 
 def _asked(arguments) -> list[str]:
-    """The variants to measure, in order; on film those alone that need no drawn clips."""
+    """The variants to measure, in order; on film those alone that need no drawn clips. Raises for options that do not
+    go together."""
     asked = [name for name in VARIANTS if arguments.variants is None or name in arguments.variants]
     if not arguments.data:
+        of_film = [f"--{name}" for name in ("task", "width", "height") if getattr(arguments, name) is not None]
+        if of_film:
+            raise GenPropError(
+                f"Expected {', '.join(of_film)} with --data alone, but there is none: drawn clips have their own. Give "
+                "--data, or leave them out."
+            )
         return asked
     drawn = [name for name in asked if VARIANTS[name][1]]
     if drawn and arguments.variants is not None:

@@ -1,7 +1,6 @@
 """The long clips that are measured: the mini's held-out ones, or those of a data folder, film with a known truth."""
 
-import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -12,6 +11,7 @@ from genprop_core.shots import find_shots
 
 from .dataset import FOLDERS
 from .evaluation_clips import DataFolder
+from .latent_cache import content_digest
 from .mini.clips import FIRST_HELD_OUT_SEED, SIZE, make_clip
 
 LARGE = 2 * SIZE  # of the frames in which the same shapes are a small edit
@@ -21,14 +21,15 @@ FIRST, ENDS, EVERY = "first frame", "both ends", "every window"  # which frames 
 @dataclass
 class LongClip:
     """source, target: uint8 [T,3,H,W]; mask: 0 to 1 [T,1,H,W]; shots: [(start, stop)]; number: added to the noise's
-    seed."""
+    seed. notes: what was done to make the parts fit."""
 
     source: torch.Tensor
     target: torch.Tensor
     mask: torch.Tensor
     shots: list
     number: int
-    task: str = "remove"
+    task: str = TASKS[0]
+    notes: list[str] = field(default_factory=list)
 
     def keyframes(self, window: int, overlap: int, which: str) -> dict[int, torch.Tensor]:
         """{index: true picture} of every shot; which: FIRST, ENDS or EVERY."""
@@ -78,7 +79,7 @@ class Filmed:
     def digest(self) -> list[str]:
         """Of the files: a clip that was mended under its name is another one."""
         paths = [self.clips.parts[part].get(name) for name in self.names for part in FOLDERS]
-        return [hashlib.sha256(path.read_bytes()).hexdigest()[:16] for path in paths if path]
+        return [content_digest(path) for path in paths if path]
 
     def draw(self, name: str, large: bool = False) -> LongClip:
         clip = self.clips[self.clips.names.index(name)]
@@ -88,5 +89,5 @@ class Filmed:
                 f"{len(clip.source)} frames with {'no' if clip.target is None else 'an'} edited video and "
                 f"{'no ' if clip.mask is None else ''}masks. Add them, or take the clip out of the folder."
             )
-        source = as_bytes(clip.source)
-        return LongClip(source, as_bytes(clip.target), clip.mask, find_shots(source), self.names.index(name), clip.task)
+        source, number = as_bytes(clip.source), self.names.index(name)
+        return LongClip(source, as_bytes(clip.target), clip.mask, find_shots(source), number, clip.task, clip.notes)

@@ -75,7 +75,7 @@ def markdown(report: dict) -> str:
     """Both tables, with what they were measured on."""
     counts = {name: len(rows) for name, rows in report["variants"].items()}
     lines = [
-        f"{report['base'].capitalize()}, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, "
+        f"Base {report['base']}, adapters {report['checkpoint']}, {report['steps']} {report['solver']} steps, "
         f"guidance 1 to {report['max_cfg']:g}, {report['clips']} of {report['frames']} frames, noise seed "
         f"{report['seed']}. Clips per row: "
         + ", ".join(f"{name} {count}" for name, count in counts.items()) + ".",

@@ -13,7 +13,7 @@ from genprop_core.base import Defaults
 from genprop_core.errors import GenPropError
 from genprop_core.long_clip import ClipSettings, propagate_clip
 from genprop_core.pipeline import GenProp, PropagateSettings
-from genprop_core.video_io import write_video
+from genprop_core.video_io import write_image, write_video
 from trainer import evaluate_long, long_scores, long_sources, long_tables
 from trainer.long_sources import Generated
 
@@ -200,12 +200,24 @@ def test_film_is_measured_with_a_keyframe_in_every_shot(monkeypatch, tmp_path, c
     assert (made.given.width, made.given.height) == (32, 64)
     report = json.loads((tmp_path / "film.json").read_text())
     row = report["variants"]["as it is"]["one"]
-    assert row["psnr_inside"] > 50 and row["psnr_outside"] > 50 and "Mini, adapters" in capsys.readouterr().out
+    assert row["psnr_inside"] > 50 and row["psnr_outside"] > 50 and "Base mini, adapters" in capsys.readouterr().out
     assert evaluate_long.main(arguments) == 0 and made.runs == 2, "kept"
     film(tmp_path / "film", cut=13)
     assert evaluate_long.main(arguments) == 0 and made.runs == 4 and made.asked == [0, 12, 13, 19], "another clip now"
     assert evaluate_long.main([*arguments, "--variants", "large frame"]) == 2
     assert re.search("as they are with --data, got large frame.*Leave them out", capsys.readouterr().err)
+
+
+def test_film_may_be_folders_of_pictures_and_what_is_cut_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(GenProp, "from_files", lambda *a, **k: Keyframed())
+    source, *_ = film(tmp_path)
+    (tmp_path / "original_videos" / "one.mp4").unlink()
+    (tmp_path / "original_videos" / "one").mkdir()
+    for t, frame in enumerate(source[:18]):
+        write_image(tmp_path / "original_videos" / "one" / f"{t:03}.png", frame.numpy())
+    size = ["--width", "32", "--height", "64"]
+    assert evaluate_long.main(["--data", str(tmp_path), "--variants", "as it is", *size]) == 0
+    assert re.search(r"parts of unequal length \(.*\) were cut to 18", capsys.readouterr().err)
 
 
 def test_film_without_a_truth_is_refused(monkeypatch, tmp_path, capsys):
@@ -218,5 +230,7 @@ def test_film_without_a_truth_is_refused(monkeypatch, tmp_path, capsys):
     assert re.search("at least 16 frames, got 10 frames with an edited video and masks", capsys.readouterr().err)
     assert evaluate_long.main(["--data", str(tmp_path / "short"), "--width", "64"]) == 2
     assert "--width and --height together" in capsys.readouterr().err
+    assert evaluate_long.main(["--task", "remove", "--width", "64"]) == 2
+    assert re.search("--task, --width with --data alone", capsys.readouterr().err)
     assert evaluate_long.main(["--data", str(tmp_path / "short"), "--task", "remove"]) == 2
     assert re.search("clips of the task remove in .*, got edit. Give another --task", capsys.readouterr().err)
