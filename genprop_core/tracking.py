@@ -33,6 +33,8 @@ LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but ano
 REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
 SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
 GAP = 4  # pixels between followed parts that are the thing's as well: spokes and thin limbs are followed in part
+RIM = 1  # pixel, by which the outline is wider than the thing,
+THIN = 4  # but for parts up to twice as wide as this: those are kept whole, as the model's mask has little of them
 SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
@@ -170,6 +172,13 @@ class Ahead:
 def cells(outlines: torch.Tensor, size) -> torch.Tensor:
     """bool [...,1,h,w] -> float32 [...,1,H/8,W/8]: their share of each latent pixel of pictures of this size (H, W)."""
     return F.adaptive_avg_pool2d(outlines.float(), [n // 8 for n in size])
+
+
+def without_rim(outline: torch.Tensor) -> torch.Tensor:
+    """bool [1,h,w]: an outline as it joins the finished mask, with all of its thin parts."""
+    outline = outline[0].numpy().astype(np.uint8)
+    thin = outline & ~cv2.morphologyEx(outline, cv2.MORPH_OPEN, disc(THIN))
+    return torch.from_numpy((cv2.erode(outline, disc(RIM)) | thin) > 0)[None]
 
 
 def finer(view):

@@ -16,6 +16,7 @@ from .errors import GenPropError
 from .frames import as_float
 from .made import Made
 from .next_keyframe import NextKeyframe
+from .tracking import without_rim
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
@@ -95,7 +96,7 @@ class Chain:
                     n = p - start
                     made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(own[n]), float(change[n]))
                     if ahead is not None:
-                        made.draw(places[p], ahead.outlines[p])
+                        made.draw(places[p], without_rim(ahead.outlines[p]))
             if done:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)

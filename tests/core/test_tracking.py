@@ -17,7 +17,7 @@ from genprop_core.long_clip import ClipSettings, propagate_clip
 from genprop_core.moving import Moving
 from genprop_core.passing import picture_of
 from genprop_core.sampler import source_features
-from genprop_core.tracking import Tracking
+from genprop_core.tracking import Tracking, without_rim
 from trainer.mini.clips import make_clip
 
 PLAIN = ClipSettings(find_shots=False, colour="off")
@@ -187,6 +187,16 @@ def test_thin_parts_are_in_the_mask_though_the_model_sees_too_little_of_them():
         around = F.max_pool2d(red_mask(as_float(frames)), 17, 1, 8) > 0
         assert (result.mask > 127)[~around].float().mean() < 0.01, "and nothing else"
     assert torch.equal(frames, before)
+
+
+def test_the_rim_of_an_outline_is_left_out_of_the_mask_but_not_its_thin_parts():
+    outline = torch.zeros(1, 64, 64, dtype=torch.bool)
+    outline[:, 20:40, 0:30] = True
+    outline[:, 40:60, 12:16] = True  # a mast
+    before, drawn = outline.clone(), without_rim(outline)
+    assert drawn[0, 21:39, 0:29].all() and not drawn[0, 26:34, 29].any() and not drawn[0, 20, 6:24].any()
+    assert torch.equal(drawn[0, 41:60], outline[0, 41:60]) and torch.equal(outline, before)
+    assert drawn.dtype == torch.bool and not without_rim(outline & False).any()
 
 
 @pytest.mark.parametrize("mode", ["replace", "join"])
