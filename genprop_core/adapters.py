@@ -82,6 +82,8 @@ class ShownSource(nn.Module):
         self.conv.requires_grad_(False)
         self.gain = nn.Parameter(torch.zeros(1))
         if conv_in is not None:
+            if conv_in.weight.is_meta:  # sizes alone
+                self.conv.to("meta")
             with torch.no_grad():
                 self.conv.weight.copy_(conv_in.weight[:, 4:])
 

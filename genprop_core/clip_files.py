@@ -1,27 +1,30 @@
 """The files of one clip on the command line: source, keyframes, mask and truth, read and checked against each other."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
+from .audio_track import audio_notes
 from .clip_input import check_keyframes, check_mask
 from .errors import GenPropError
 from .frames import as_float
 from .images import SUFFIXES
-from .video_io import Video, read_image, read_video
+from .video_io import Video, read_image, read_video, timing_notes
 
 
 @dataclass
 class ClipFiles:
     """video: as read; frames: its uint8 [T,3,H,W], a view; keyframes: {index: uint8 [3,h,w]}; mask: uint8
-    [1 or T,1,h,w] or None; truth: (target [T,3,H,W] in [0,1], mask [T,1,H,W] of 0 and 1) or None."""
+    [1 or T,1,h,w] or None; truth: (target [T,3,H,W] in [0,1], mask [T,1,H,W] of 0 and 1) or None; notes: what the user
+    should know of the source, one line each."""
 
     video: Video
     keyframes: dict[int, torch.Tensor]
     mask: torch.Tensor | None = None
     truth: tuple | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def frames(self) -> torch.Tensor:
@@ -43,7 +46,7 @@ def read_clip(arguments) -> ClipFiles:
         missing = [n for n in ("source", "keyframe", "out") if not getattr(arguments, n)]
         raise GenPropError(f"Expected --source, --keyframe and --out, got no --{', no --'.join(missing)}.")
     video = read_video(arguments.source)
-    files = ClipFiles(video, {})
+    files = ClipFiles(video, {}, notes=audio_notes(arguments.source) + timing_notes(video.fps, video.uneven))
     pairs = [(index, read_image(path).movedim(-1, 0)) for index, path in keyframe_paths(arguments.keyframe)]
     files.keyframes = check_keyframes(pairs, files.frames)
     files.mask = check_mask(_mask(arguments.mask), files.frames)

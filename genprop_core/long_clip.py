@@ -165,15 +165,18 @@ def _window(model, settings) -> tuple[int, int]:
     return window, default_overlap(window) if settings.overlap is None else settings.overlap
 
 
-def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = None):
-    """(View, keyframes, shots) of a clip whose every part fits the others; else GenPropError, before any sampling."""
+def checked(model, frames, keyframes, settings, mask=None, fit: Fit | None = None, step=lambda: None):
+    """(View, keyframes, shots) of a clip whose every part fits the others; else GenPropError, before any sampling.
+
+    step() is called for every frame in which cuts are looked for; what it raises stops the work.
+    """
     check_window(*_window(model, settings))
     check_clip(frames)
     check_choices(settings)
     keyframes, mask = check_keyframes(keyframes, frames), check_mask(mask, frames)
     check_shows_something(mask, settings.mask_mode)
     fit = plan_fit(*frames.shape[-2:], model.size_multiple, settings.size) if fit is None else fit
-    shots = find_shots(frames) if settings.find_shots else [(0, len(frames))]
+    shots = find_shots(frames, step) if settings.find_shots else [(0, len(frames))]
     per_frame = mask is not None and len(mask) > 1
     return View(frames, fit, mask, settings.mask_mode, per_frame), keyframes, shots
 
@@ -183,13 +186,15 @@ def propagate_clip(
 ) -> ClipResult:
     """See the top of this file. T frames in, T frames out, at the source's size.
 
-    progress(done, total) counts sampling steps; after the last of them, finishing(done, total) counts the steps that
-    put the frames to the source's size, and lay the clean plate, on the CPU. What either raises stops the clip.
+    progress(done, total) counts sampling steps, and is 0 of 1 while cuts are looked for; after the last of them,
+    finishing(done, total) counts the steps that put the frames to the source's size, and lay the clean plate, on the
+    CPU. What either raises stops the clip.
 
     Raises GenPropError, before any sampling, for keyframes, masks, windows and sizes that do not fit the clip.
     """
     settings = settings or ClipSettings()
-    view, keyframes, shots = checked(model, frames, keyframes, settings, mask)
+    looking = (lambda: None) if progress is None else partial(progress, 0, 1)
+    view, keyframes, shots = checked(model, frames, keyframes, settings, mask, step=looking)
     whole = keyframes
     region, made, halves = None, None, Halves(progress)
     if settings.crop == "auto":

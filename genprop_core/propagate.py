@@ -17,7 +17,6 @@ from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
 from .result_files import write_result
 from .sampler import SamplerSettings
-from .video_io import timing_notes
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -153,7 +152,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         seed=settings.seed,
     )
     sampled = {name: getattr(settings.sampler, name) for name in SAMPLED}
-    notes = timing_notes(files.video.fps, files.video.uneven) + result.notes()
+    notes = files.notes + result.notes()
     metrics |= {
         "windows": len(result.windows),
         "shots": result.shots,

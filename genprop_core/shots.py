@@ -19,12 +19,17 @@ BACK = 0.6  # after a flash the picture differs from the one before it by less t
 SMALL = 64  # pixels of the longer side that changes are measured at: detail and noise do not count
 
 
-def find_shots(frames: torch.Tensor) -> list[tuple[int, int]]:
+def find_shots(frames: torch.Tensor, step=lambda: None) -> list[tuple[int, int]]:
     """[(start, stop)] in order, covering the clip: start..stop-1 are one shot. frames: [T,3,H,W], uint8 or float.
 
-    A clip of fewer than four frames is one shot: there is nothing to compare a change with.
+    A clip of fewer than four frames is one shot: there is nothing to compare a change with. step() is called for every
+    frame; what it raises stops the work.
     """
-    small = torch.cat([_small(frame) for frame in frames])  # bytes: of a long clip they add up
+    small = []
+    for frame in frames:
+        step()
+        small.append(_small(frame))
+    small = torch.cat(small)  # bytes: of a long clip they add up
     cuts = [t for t in range(1, len(small)) if len(small) > 3 and _is_cut(small, t)]
     return list(zip([0, *cuts], [*cuts, len(small)]))
 

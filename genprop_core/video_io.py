@@ -8,6 +8,7 @@ from statistics import median
 import numpy as np
 import torch
 
+from .audio_track import readable_track
 from .errors import GenPropError
 from .images import image_files, read_image, write_image
 from .video_decode import CONVERSION, decode, existing, frame_rate, open_media
@@ -55,11 +56,11 @@ def timing_notes(fps: Fraction, uneven: bool) -> list[str]:
     ]
 
 
-def probe(path, least: int = 2) -> VideoInfo:
+def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     """Counts and checks a clip by decoding it once without keeping frames; containers' own counts can be wrong.
 
     Takes what `iter_video` takes and raises what it raises, so that bad input is known before any long work. least: 1
-    lets a single frame pass.
+    lets a single frame pass. step() is called for every frame; what it raises stops the work.
     """
     path = existing(path)
     frames, times = 0, []
@@ -70,21 +71,23 @@ def probe(path, least: int = 2) -> VideoInfo:
 
     sizes = map(_size, _stills(path)) if path.is_dir() else map(shown, decode(path))
     for each in _checked(path, sizes, lambda size: size, least):
+        step()
         frames, size = frames + 1, each
     fps, has_audio = _facts(path)
     fps, uneven = _timing(times, fps)
     return VideoInfo(frames, *size, fps, has_audio, uneven)
 
 
-def read_video(path) -> Video:
-    """Reads a whole clip. `path` and errors as in `iter_video`.
+def read_video(path, step=lambda: None) -> Video:
+    """Reads a whole clip. `path` and errors as in `iter_video`; step() as in `probe`, for every frame twice.
 
     Decodes it twice, first to count the frames: so the clip takes T*H*W*3 bytes, and no more while it is read.
     """
     path = Path(path)
-    info = probe(path)
+    info = probe(path, step=step)
     frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
     for there, frame in zip(frames, iter_video(path)):
+        step()
         there.copy_(frame)
     return Video(frames, info.fps, path if info.has_audio else None, info.uneven)
 
@@ -162,8 +165,8 @@ def _checked(path: Path, items, size, least: int):
 
 
 def _facts(path: Path) -> tuple[Fraction, bool]:
-    """Frame rate and whether there is audio."""
+    """Frame rate and whether there is audio that can be read."""
     if path.is_dir():
         return FOLDER_FPS, False
     with open_media(path) as container:
-        return frame_rate(path, container.streams.video[0]), bool(container.streams.audio)
+        return frame_rate(path, container.streams.video[0]), readable_track(container) is not None

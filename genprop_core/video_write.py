@@ -1,21 +1,16 @@
 """Writing a clip: H.264 with the frame rate kept exactly and the source's audio beside it, by PyAV."""
-import logging
-from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
 import av
 
+from .audio_track import AudioTrack
 from .errors import GenPropError
 from .files import atomic
 from .images import as_frame
-from .video_decode import CONVERSION, open_media, reason
+from .video_decode import CONVERSION, reason
 
-log = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mov", ".mkv")
-# What players accept inside an mp4; anything else (Vorbis, PCM, ...) is encoded again.
-COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
-AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
 
 
 def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf: int = 14) -> int:
@@ -24,8 +19,8 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     frames: uint8 [T,H,W,3] (tensor or array), or any iterable of uint8 [H,W,3]; a generator is written as it comes, in
         constant memory.
     fps: Fraction or int, kept exactly; a float is taken as the nearest fraction with a denominator up to 1001.
-    audio_from: a media file whose first audio track is copied (encoded to AAC where an mp4 cannot hold it), whole, at
-        the same offset to the picture. A file without audio gives a video without audio.
+    audio_from: a media file whose first readable audio track is copied (encoded to AAC where an mp4 cannot hold it),
+        whole, at the same offset to the picture. A file without one gives a video without audio.
     lossless: RGB H.264 at quantiser 0: every value comes back as it was, in a file few players can show.
     crf: quality of the lossy file, 0 (best) to 51.
 
@@ -79,7 +74,7 @@ def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from
         if stream is None:
             size = array.shape
             stream = _video_stream(output, codec, fps, size, options)
-            audio = _Audio(output, audio_from) if audio_from is not None else None
+            audio = AudioTrack(output, audio_from) if audio_from is not None else None
         if array.shape != size:
             raise GenPropError(f"Expected every frame at {size[1]}x{size[0]} like the first, but frame {count} is "
                                f"{array.shape[1]}x{array.shape[0]}. Bring the frames to one size.")
@@ -110,58 +105,3 @@ def _video_stream(output, codec: str, fps: Fraction, size, options: dict):
     context = stream.codec_context
     context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1  # BT.709, limited
     return stream
-
-
-class _Audio:
-    """The first audio track of a file on its way into an output; made before the output's first packet."""
-
-    def __init__(self, output, path):
-        self.packets, self.ahead, self.output = iter(()), None, output
-        self.packets = self._packets(path)
-        next(self.packets)  # runs to the first yield, where the output's stream has been added
-
-    def mux_until(self, seconds):
-        """Moves on all audio up to a time; None moves on the rest."""
-        if self.ahead is None:
-            self.ahead = next(self.packets, None)
-        while self.ahead is not None and (seconds is None or self.ahead.pts * self.ahead.time_base <= seconds):
-            self.output.mux(self.ahead)
-            self.ahead = next(self.packets, None)
-
-    def _packets(self, path) -> Iterator:
-        with open_media(path) as source:
-            if not source.streams.audio:
-                log.info("%s has no audio track; the video is written without one.", path)
-                yield None
-                return
-            track = source.streams.audio[0]
-            copied = track.codec_context.name in COPIED_AUDIO
-            stream = self.output.add_stream_from_template(track) if copied else _aac(self.output, track)
-            # Time 0 of the new file is the source's first picture, so the audio keeps its offset to it.
-            start = source.streams.video[0] if source.streams.video else None
-            offset = (start.start_time or 0) * start.time_base if start else Fraction(0)
-            yield None
-            try:
-                for packet in source.demux(track):
-                    if copied:
-                        if packet.dts is not None and packet.pts is not None:
-                            shift = round(offset / packet.time_base)
-                            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-                            yield packet
-                        continue
-                    for frame in packet.decode():
-                        if frame.pts is not None:
-                            frame.pts -= round(offset / frame.time_base)
-                        yield from stream.encode(frame)
-                if not copied:
-                    yield from stream.encode(None)
-            except (av.FFmpegError, OSError) as error:
-                raise GenPropError(f"Expected a whole audio track, but that of {path} cannot be read "
-                                   f"({reason(error)}). Write the video without audio, or repair the file.") from None
-
-
-def _aac(output, track):
-    context = track.codec_context
-    rate = context.sample_rate if context.sample_rate in AAC_RATES else 48000
-    layout = {1: "mono", 2: "stereo"}.get(context.layout.nb_channels, context.layout.name)
-    return output.add_stream("aac", rate=rate, layout=layout)

@@ -3,12 +3,14 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+import comfy.model_management as mm
 import folder_paths
 import torch
 from comfy_api.latest import InputImpl, Types
 
+from ..genprop_core.audio_track import audio_notes
 from ..genprop_core.frames import as_bytes, as_float
-from ..genprop_core.video_io import read_video, write_video
+from ..genprop_core.video_io import read_video, timing_notes, write_video
 from .encoding import channels_first
 
 NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
@@ -18,14 +20,15 @@ NO_VIDEO = "The source is an IMAGE, so the result is at the IMAGE output. Use Cr
 @dataclass(frozen=True)
 class Clip:
     """frames [T,3,H,W]: uint8 of a VIDEO, float in [0,1] of an IMAGE. fps is None for an IMAGE; path: the VIDEO's file
-    where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file; uneven: as in
-    `video_io.VideoInfo`, known of a whole file alone: what ComfyUI itself decodes has lost its frames' times."""
+    where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file; notes: what the user
+    should know of it, one line each. Of uneven timing only a whole file says so: what ComfyUI itself decodes has lost
+    its frames' times."""
 
     frames: torch.Tensor
     fps: object = None
     path: Path | None = None
     audio: object = None
-    uneven: bool = False
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, source) -> "Clip":
@@ -35,8 +38,9 @@ class Clip:
         if isinstance(source, InputImpl.VideoFromFile) and not any(_trim(source)):
             path = source.get_stream_source()
             if isinstance(path, str):
-                video = read_video(path)
-                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), uneven=video.uneven)
+                video = read_video(path, mm.throw_exception_if_processing_interrupted)
+                notes = (*audio_notes(path), *timing_notes(video.fps, video.uneven))
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), notes=notes)
         parts = source.get_components()
         frames = torch.stack([as_bytes(frame[..., :3]) for frame in parts.images])
         return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)
@@ -52,8 +56,15 @@ class Clip:
             return InputImpl.VideoFromComponents(parts)
         path = Path(folder_paths.get_temp_directory()) / f"genprop-{uuid.uuid4().hex}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, pictures, self.fps, audio_from=self.path)
+        write_video(path, unless_cancelled(pictures), self.fps, audio_from=self.path)
         return InputImpl.VideoFromFile(str(path))
+
+
+def unless_cancelled(items):
+    """The items one by one, until Cancel is pressed."""
+    for item in items:
+        mm.throw_exception_if_processing_interrupted()
+        yield item
 
 
 def _trim(video) -> tuple:

@@ -42,7 +42,8 @@ def _model(state) -> ModelPatcher:
     dtype = mm.unet_dtype(device=device, supported_dtypes=config.supported_inference_dtypes)
     config.set_inference_dtype(dtype, mm.unet_manual_cast(dtype, device, config.supported_inference_dtypes))
     model = config.get_model(state, "", device=offload)
-    model.diffusion_model.load_state_dict(state, strict=True)
+    # with dynamic VRAM ComfyUI's layers keep the numbers they are given, in the precision that they have in the file
+    model.diffusion_model.load_state_dict({k: v.to(dtype) for k, v in state.items()}, strict=True)
     return ModelPatcher(model, load_device=device, offload_device=offload)
 
 

@@ -1,6 +1,7 @@
 """The nodes for real clips: any number of keyframes, and any length and size by genprop_core's long-clip engine."""
 import comfy.model_management as mm
 import comfy.utils
+import torch
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 
@@ -11,9 +12,8 @@ from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_float
 from ..genprop_core.long_clip import ClipSettings, propagate_clip
 from ..genprop_core.overlay_picture import overlay_picture
-from ..genprop_core.video_io import timing_notes
 from . import inputs
-from .clips import NO_IMAGE, NO_VIDEO, Clip
+from .clips import NO_IMAGE, NO_VIDEO, Clip, unless_cancelled
 from .encoding import channels_first, working_size
 from .passes import Sampling
 from .sockets import CATEGORY, KeyframesSocket, Told
@@ -64,8 +64,8 @@ class GenPropPropagate(io.ComfyNode):
                 *inputs.image_models(),
                 inputs.adapters(),
                 io.MultiType.Input("source", [io.Image, io.Video],
-                                   tooltip="The clip as filmed. A VIDEO keeps its frame rate and audio, and needs a "
-                                           "quarter of the memory."),
+                                   tooltip="The clip as filmed. A VIDEO keeps its frame rate and audio; one that "
+                                           "is a whole file needs a quarter of the memory."),
                 KeyframesSocket.Input("keyframes", tooltip="From GenProp Keyframes."),
                 *inputs.sampling(),
                 inputs.strength(),
@@ -153,7 +153,10 @@ class GenPropPropagate(io.ComfyNode):
             video = clip.video(made.frames)
         else:
             if keep_background:  # on the IMAGE's own numbers, which may be finer than bytes
-                frames = composite(clip.frames, made.frames, made.mask, grow, feather)
+                frames = torch.empty_like(clip.frames)
+                for index in unless_cancelled(range(len(frames))):
+                    parts = (of[index : index + 1] for of in (clip.frames, made.frames, made.mask))
+                    frames[index] = composite(*parts, grow, feather)[0]
             else:
                 frames = as_float(made.frames)
             image = frames.movedim(1, -1)
@@ -179,5 +182,4 @@ def report(made, clip: Clip) -> str:
     lines = [f"{len(made.frames)} frames in {len(made.windows)} windows"]
     if len(made.shots) > 1:
         lines.append("shots: " + ", ".join(f"{start}-{stop - 1}" for start, stop in made.shots))
-    lines += timing_notes(clip.fps, clip.uneven)
-    return "\n".join(lines + (made.notes() or ["no frame needs another edit"]))
+    return "\n".join([*lines, *clip.notes] + (made.notes() or ["no frame needs another edit"]))

@@ -206,6 +206,8 @@ def test_progress_counts_up_to_its_total():
     frames, seen = clip(33), []
     propagate_clip(StandIn(), frames, {4: edited(frames, 4), 30: edited(frames, 30)}, ClipSettings(second_pass="black"),
                    progress=lambda done, total: seen.append((done, total)))  # fmt: skip
+    looking, seen = seen[:33], seen[33:]
+    assert looking == [(0, 1)] * 33, "for cuts, frame by frame"
     assert [d for d, _ in seen] == list(range(1, len(seen) + 1)) and seen[-1][0] == seen[-1][1]
     assert all(d <= t for d, t in seen)
     seen.clear()  # windows that continue from a later frame are fewer

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from video_clips import audio, clip, tone
 
+from genprop_core.audio_track import audio_notes
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import probe, read_video, write_video
 
@@ -44,3 +45,36 @@ def test_a_source_without_audio_gives_a_video_without(tmp_path):
     assert not probe(tmp_path / "out.mp4").has_audio
     with pytest.raises(GenPropError, match="gone.mp4, but there is none"):
         write_video(tmp_path / "out.mp4", clip(3), 24, audio_from=tmp_path / "gone.mp4")
+
+
+def unreadable(path):
+    """The first sound of an mp4 becomes one of a codec that FFmpeg does not know."""
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"apac", 1).replace(b"esds", b"skip", 1))
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].codec_context is None
+
+
+def test_sound_that_nothing_here_can_read_is_told_of_and_left_out(tmp_path):
+    """As in a phone's spatial sound."""
+    source = tone(tmp_path / "source.mp4", "aac", video=clip(24))
+    assert audio_notes(source) == [] and audio_notes(tmp_path) == []
+    unreadable(source)
+    assert "cannot be read here: the result has none" in audio_notes(source)[0]
+    assert not probe(source).has_audio and read_video(source).frames.shape[0] == 24
+    write_video(tmp_path / "out.mp4", clip(24), 24, audio_from=source)
+    assert not probe(tmp_path / "out.mp4").has_audio and read_video(tmp_path / "out.mp4").frames.shape[0] == 24
+
+
+def test_the_first_track_that_can_be_read_is_taken(tmp_path):
+    source = tone(tmp_path / "source.mkv", "aac", video=clip(24))
+    second = tmp_path / "two.mp4"
+    with av.open(str(second), "w") as output, av.open(str(source)) as one, av.open(str(source)) as other:
+        sounds = [(of, output.add_stream_from_template(of.streams.audio[0])) for of in (one, other)]
+        for of, stream in sounds:
+            for packet in of.demux(of.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.stream = stream
+                    output.mux(packet)
+    unreadable(second)
+    write_video(tmp_path / "out.mp4", clip(24), 24, audio_from=second)
+    assert audio_notes(second) == [] and audio(tmp_path / "out.mp4")[1] == audio(source)[1]

@@ -1,5 +1,6 @@
 """What the nodes for whole clips must show inside ComfyUI."""
 from fractions import Fraction
+from pathlib import Path
 
 import comfy_shared as c
 import numpy as np
@@ -268,6 +269,46 @@ def check_propagate_cancel_while_the_plate_is_laid(pack):
         comfy.utils.set_progress_bar_global_hook(None)
         mm.interrupt_current_processing(False)
     assert seen[-1] == (0, passes) and seen[-2][0] == seen[-2][1], "the bar was full, and starts once more"
+
+
+def check_propagate_cancel_while_a_video_is_read_or_written(pack):
+    """By the flag alone: no step is made yet, or all of them are, and no file is left."""
+    import comfy.model_management as mm
+    import comfy.utils
+    import folder_paths
+    from comfy_api.latest import InputImpl
+
+    path, seen = pack.folder / "to_cancel.mp4", []
+    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
+    given = {"source": InputImpl.VideoFromFile(str(path)), "given": keyframes(pack, 0), "steps": 1, "window": 25}
+
+    def written():
+        return sorted(Path(folder_paths.get_temp_directory()).glob("genprop-*"))
+
+    def cancelled():
+        try:
+            propagate(pack, **given)
+            raise AssertionError("was not cancelled")
+        except mm.InterruptProcessingException:
+            pass
+        finally:
+            mm.interrupt_current_processing(False)
+
+    def hook(value, total, preview, node_id=None, **_):
+        seen.append((value, total))
+        if value == total == 8:  # the last frame is finished
+            mm.interrupt_current_processing()
+
+    before = written()
+    comfy.utils.set_progress_bar_global_hook(hook)
+    try:
+        mm.interrupt_current_processing()
+        cancelled()
+        assert not seen
+        cancelled()
+        assert seen[-1] == (8, 8) and written() == before
+    finally:
+        comfy.utils.set_progress_bar_global_hook(None)
 
 
 def check_propagate_refusals(pack):

@@ -102,3 +102,20 @@ def check_pictures_that_lie_on_another_device(pack):
             _forget()
     assert (made[0] - wanted[0]).abs().mean() < 1e-3 and (made[2] - wanted[2]).abs().mean() < 1e-3
     assert torch.is_tensor(hidden.segments[0].condition.source)
+
+
+def check_the_mini_has_one_precision_with_dynamic_vram(pack):
+    """There ComfyUI's layers keep the precision of the file, which is half, where the device computes in another."""
+    import comfy.model_management as mm
+
+    try:
+        import comfy.memory_management as memory
+    except ImportError:  # ComfyUI 0.3 has no dynamic VRAM
+        return
+    if not hasattr(memory, "aimdo_enabled"):
+        return
+    whole = mock.patch.object(mm, "unet_dtype", lambda *a, **k: torch.float32)
+    with whole, mock.patch.object(memory, "aimdo_enabled", True):
+        model = pack.run("GenPropLoadMini")[0]
+    assert {p.dtype for p in model.model.diffusion_model.parameters()} == {torch.float32}
+    assert sampler(pack, model, steps=1)[0].isfinite().all()

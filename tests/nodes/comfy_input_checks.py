@@ -21,6 +21,10 @@ def check_refusals(pack):
             model=mini(pack)["model"])  # fmt: skip
 
 
+def check_a_checkpoint_without_clip_vision_is_refused(pack):
+    refuses(r"CLIP_VISION of an SVD checkpoint, but the file that was loaded has none", encode, pack, clip_vision=None)
+
+
 def check_a_condition_for_another_size_is_refused(pack):
     model, positive, negative, latent = apply(pack)
     wrong = {"samples": torch.zeros(8, 4, 16, 24)}

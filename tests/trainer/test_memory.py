@@ -40,3 +40,16 @@ def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path
     assert {"UNet, frozen", "gradients", "AdamW moments", "activations", "sum with these settings"} <= rows.keys()
     assert re.search(r"4 frames of 64x64, batch 1, no: \d+\.\d M of \d+\.\d M parameters", said)
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_counts_svd_without_a_file(capsys, tmp_path):
+    """The docs' command; Stable Video Diffusion's own sizes."""
+    from trainer.train import run
+
+    words = ["--dry_run", "--base", "svd", "--resolution", "512x512", "--num_frames", "6", "--mixed_precision", "fp16"]
+    run(arguments.parse([*words, "--tracker", "none", "--output_dir", tmp_path / "out"]))
+    said = capsys.readouterr().out
+    assert "100.7 M of 1631.3 M parameters" in said
+    rows = {name: float(size) for name, size in re.findall(r"\| (.+?) \| ([\d.]+) \|", said)}
+    assert rows["UNet, frozen"] == pytest.approx(2.84, abs=0.01) and 15 < rows["activations"] < 20
+    assert rows["activations, --gradient_checkpointing"] < 0.1 * rows["activations"]
