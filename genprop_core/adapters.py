@@ -228,5 +228,12 @@ class GenPropAdapters(nn.Module):
                 out.append(strength * ShownSource.without(drop, feature, num_frames))
         return out
 
+    @torch.no_grad()
+    def scale(self, weight: float) -> None:
+        """Makes `weight` times what is injected, at strength 1, the adapters' own."""
+        factors = [p for layer in self.injections if isinstance(layer, Injection) for p in layer.conv.parameters()]
+        for parameter in factors if self.shown is None else [*factors, self.shown.gain]:
+            parameter.mul_(weight)
+
     def trainable(self) -> list[nn.Parameter]:
         return [p for p in self.parameters() if p.requires_grad]

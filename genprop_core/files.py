@@ -37,7 +37,10 @@ def save_tensors(path, tensors: dict[str, torch.Tensor], metadata: dict[str, str
     with atomic(path) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as any new file's; safetensors makes its own readable by its owner alone
-        safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        try:
+            safetensors.torch.save_file(tensors, temporary, metadata=metadata)
+        except safetensors.SafetensorError as error:  # a full disk, say
+            raise OSError(str(error)) from None
         os.chmod(temporary, mode)
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())

@@ -91,8 +91,8 @@ def build_parser() -> argparse.ArgumentParser:
         type=WHOLE,
         default=0,
         metavar="N",
-        help="every N-th step starts from keyframes as the adapters themselves make them, at the end of a window; "
-        "for long clips; 0: never",
+        help="every N-th step starts from keyframes as the adapters themselves make them, at the end of a window, in "
+        "two steps without guidance, as the mini is sampled: rougher than what SVD hands on; for long clips; 0: never",
     )
     group.add_argument("--corrupt_probability", type=SHARE, default=0.5, help="share of windows so treated, 0 to 1")
     group.add_argument("--reverse", type=SHARE, default=0.0, help="share of windows played backwards, 0 to 1")
@@ -131,7 +131,9 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="adapters (.safetensors) to start from, instead of fresh ones; the five settings above are the file's",
     )
-    group.add_argument("--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected")
+    group.add_argument(
+        "--injection_weight", type=WEIGHT, default=1.0, help="factor on what is injected; the saved file has it"
+    )
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=COUNT, default=10, help="passes over the clips, one window of each per pass")
@@ -142,7 +144,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--new_layers_lr", type=POSITIVE, default=1.0, help="factor on --lr for what is not copied from the base"
     )
-    group.add_argument("--warmup_steps", type=WHOLE, default=100, help="optimiser steps of linear warm-up")
+    group.add_argument(
+        "--warmup_steps", type=WHOLE, help="optimiser steps of linear warm-up; default 100, at most a tenth of the run"
+    )
     group.add_argument(
         "--lr_scheduler",
         choices=["cosine", "linear", "constant"],
@@ -192,6 +196,9 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--num_inference_steps", type=COUNT, default=25, help="sampling steps")
     group.add_argument("--guidance_scale", type=_number(float, 1), default=3.0, help="guidance at the last frame")
     group.add_argument("--val_num_frames", type=_number(int, 2), help="frames of each clip; default --num_frames")
+    group.add_argument(
+        "--val_decode_chunk", type=COUNT, default=2, help="frames decoded at once: fewer need less memory"
+    )
     group.add_argument("--fast_validation", action="store_true", help="at most 4 clips and 8 steps")
 
     group = parser.add_argument_group("saving and resuming")

@@ -26,6 +26,7 @@ from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic
 from genprop_core.video_io import write_video
 from trainer.dataset import FOLDERS
+from trainer.held_out import held_out
 from trainer.instances import Clip, find_clips
 from trainer.logs import Live
 from trainer.recipes import COLOURS, Edit, Placement, color_fill, copy_and_paste, mask_and_fill
@@ -60,9 +61,7 @@ def pair_name(index: int, seed: int) -> str:
 def draw_object(clips: list[Clip], rng: random.Random, settings: PairSettings):
     """A clip with masks, its first frame, and one object's mask there: bool [T,H,W], large enough in every frame."""
     masked = [c for c in clips if c.mask is not None and c.frames >= settings.num_frames]
-    for _ in range(ATTEMPTS):
-        clip = rng.choice(masked)
-        start = rng.randint(0, clip.frames - settings.num_frames)
+    for clip, start in _places(masked, rng, settings.num_frames):
         labels = clip.read_instances(start, start + settings.num_frames, settings.short_side)
         found = [int(v) for v in np.unique(labels[0]) if v]
         if not found:
@@ -71,9 +70,19 @@ def draw_object(clips: list[Clip], rng: random.Random, settings: PairSettings):
         if mask.mean((1, 2)).min() >= LEAST_AREA and mask.mean((1, 2)).max() < 0.6:
             return clip, start, mask
     raise GenPropError(
-        f"Found no object that covers {LEAST_AREA:.1%} of {settings.num_frames} frames in a row, in {ATTEMPTS} tries. "
+        f"Found no object that covers {LEAST_AREA:.1%} of {settings.num_frames} frames in a row in any clip. "
         "Lower --num_frames, or give clips with larger objects."
     )
+
+
+def _places(clips: list[Clip], rng: random.Random, frames: int):
+    """(clip, first frame) to look for an object in: a few at random, then all clips from end to end, so that where
+    objects are rare no pair is left without one."""
+    for _ in range(ATTEMPTS):
+        clip = rng.choice(clips)
+        yield clip, rng.randint(0, clip.frames - frames)
+    for clip in rng.sample(clips, len(clips)):
+        yield from ((clip, start) for start in range(0, clip.frames - frames + 1, max(1, frames // 2)))
 
 
 def make_pair(index: int, clips: list[Clip], settings: PairSettings) -> tuple[Edit, Clip]:
@@ -144,7 +153,8 @@ def _make(missing: list[int], clips: list[Clip], settings: PairSettings, out: Pa
 
 
 def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, share=(0, 1), progress=None):
-    """Makes the pairs 0..num_pairs that are not there yet. share: (process, processes) of a distributed run.
+    """Makes the pairs 0..num_pairs that are not there yet, and were not moved away to be held out. share: (process,
+    processes) of a distributed run.
 
     tasks.csv lists what is there, now and then and whatever ends the run. Raises GenPropError when the videos do not
     serve.
@@ -156,7 +166,9 @@ def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, s
             f"Expected clips with masks of at least {settings.num_frames} frames (--num_frames) in {videos}, "
             f"the longest has {longest}. Lower --num_frames."
         )
+    away = held_out(out)
     missing = [i for i in range(num_pairs)[share[0] :: share[1]] if not is_done(i, settings.seed, out)]
+    missing = [i for i in missing if pair_name(i, settings.seed) not in away]
     try:
         with closing(_make(missing, clips, settings, out, workers)) as made:
             for done, _ in enumerate(made, 1):

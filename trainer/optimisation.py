@@ -10,6 +10,9 @@ from genprop_core.errors import GenPropError
 
 from .step import StepSettings, loss_terms
 
+WARMUP = 100  # steps, but at most a tenth of the run
+MOST_SKIPPED = 50  # a scaler that starts too high skips about twenty
+
 
 class Step(torch.nn.Module):
     """The adapters with their loss as `forward`, so that Accelerate can wrap them. The frozen UNet stays outside."""
@@ -44,13 +47,23 @@ def parameter_groups(adapters: GenPropAdapters, args) -> list[dict]:
 
 def learning_rate(step: int, args, total: int) -> float:
     """Linear warm-up to --lr, then by --lr_scheduler to the end of the run. step counts from 0."""
-    if step < args.warmup_steps:
-        return args.lr * (step + 1) / args.warmup_steps
-    done = (step - args.warmup_steps) / max(1, total - args.warmup_steps)
+    warmup = min(WARMUP, total // 10) if args.warmup_steps is None else args.warmup_steps
+    if step < warmup:
+        return args.lr * (step + 1) / warmup
+    done = (step - warmup) / max(1, total - warmup)
     return (
         args.lr
         * {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[args.lr_scheduler]
     )
+
+
+def check_goes_on(skipped: int, names: list[str]):
+    """Raises GenPropError when the loss scaler skipped MOST_SKIPPED steps in a row: it would go on so, for nothing."""
+    if skipped >= MOST_SKIPPED:
+        raise GenPropError(
+            f"In fp16 the gradients were too large for {skipped} steps in a row, last with {', '.join(names)}: nothing "
+            "is learned any more. Train with --mixed_precision bf16, or no."
+        )
 
 
 def check_finite(what: str, value, names: list[str], step: int):

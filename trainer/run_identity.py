@@ -23,6 +23,7 @@ FREE = {
     "num_inference_steps",
     "guidance_scale",
     "val_num_frames",
+    "val_decode_chunk",
     "fast_validation",
     "save_interval",
     "save_steps",

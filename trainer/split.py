@@ -24,6 +24,7 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic, write_json
 from trainer.dataset import FOLDERS, SPLIT_NOTE, find_triples, list_clips
+from trainer.held_out import note_held_out
 
 
 def choose(names: list[str], count: int, seed: int) -> list[str]:
@@ -53,6 +54,7 @@ def finish(note: Path):
     for source, target in plan["files"]:
         move_file(Path(source), Path(target))
     _move_tasks(Path(plan["train"]), Path(plan["val"]), set(plan["names"]))
+    note_held_out(plan["train"], plan["names"])
     (Path(plan["train"]) / SPLIT_NOTE).unlink(missing_ok=True)
     note.unlink()
 

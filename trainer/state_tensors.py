@@ -2,6 +2,8 @@
 
 import torch
 
+from genprop_core.errors import GenPropError
+
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor on the CPU; of one that is spread over processes (FSDP) all of it, so every process must call this."""
@@ -32,6 +34,18 @@ def collect(parameters: dict[str, torch.Tensor], ema, optimizer, scaler=None) ->
     for key, value in (scaler.state_dict() if scaler is not None else {}).items():
         tensors[f"scaler.{key}"] = torch.tensor(value, dtype=torch.float64)
     return tensors
+
+
+def refresh_masters(optimizer) -> None:
+    """After `restore`, where DeepSpeed has copies of the weights in fp32 of its own: they would be put back by its next
+    step. Raises GenPropError where it has no way to do that."""
+    refresh = getattr(optimizer, "refresh_fp32_params", None)
+    if refresh is None:
+        raise GenPropError(
+            f"Expected a DeepSpeed optimizer that takes weights in, but {type(optimizer).__name__} does not. "
+            "Resume with ZeRO stage 1 or 2, or without DeepSpeed."
+        )
+    refresh()
 
 
 @torch.no_grad()

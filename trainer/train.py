@@ -28,10 +28,11 @@ from genprop_core.errors import exit_code
 from genprop_core.losses import LossSettings
 from trainer import arguments, checkpoint_state, gradient_checkpointing, state_tensors
 from trainer.dataset import find_triples
+from trainer.held_out import check_held_out
 from trainer.logs import RunLog, mean_over_processes
 from trainer.memory import svd_without_weights, table
 from trainer.mini.stage import EMA
-from trainer.optimisation import Step, check_finite, learning_rate, parameter_groups
+from trainer.optimisation import Step, check_finite, check_goes_on, learning_rate, parameter_groups
 from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
 from trainer.setting_up import load_data, make_accelerator, make_encoder, new_adapters
@@ -56,7 +57,11 @@ def run(args):
 
     # data
     encoder = make_encoder(args, base, device)
-    validator = Validator(args, find_triples(args.val_data_dir), base, accelerator) if args.val_interval else None
+    validator = None
+    if args.val_interval:
+        held = find_triples(args.val_data_dir)
+        check_held_out(find_triples(args.train_data_dir), held)
+        validator = Validator(args, held, base, accelerator)
     entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     settings = StepSettings(
@@ -103,6 +108,8 @@ def run(args):
     if found is not None:
         tensors, step = checkpoint_state.load(found, identity, args.reset_optimizer)
         state_tensors.restore(tensors, parameters, ema, moments, accelerator.scaler, args.reset_optimizer)
+        if moments is None:
+            state_tensors.refresh_masters(optimizer.optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
     accelerator.wait_for_everyone()  # all have read the checkpoint
@@ -112,11 +119,12 @@ def run(args):
         checkpoints.leave_behind(found, step)
 
     def averaged() -> GenPropAdapters:
-        """The EMA weights as adapters of their own."""
+        """The EMA weights as adapters of their own, for use at strength 1."""
         with torch.random.fork_rng(devices=[]):  # new modules draw weights; the run's random state stays as it is
             made = GenPropAdapters(adapters.config)
         frozen = {n: state_tensors.whole(p) for n, p in live.items() if n not in parameters}
         made.load_state_dict(frozen | {n: state_tensors.whole(v) for n, v in zip(names, ema.shadow)})
+        made.scale(args.injection_weight)
         return made
 
     def save():
@@ -146,6 +154,7 @@ def run(args):
         validate(epoch_of(step))  # it was killed while it was validating
 
     # the loop
+    skipped = 0
     batches = iter(loader(windows, batch_plan, step, total, accelerator.process_index, args.num_workers))
     model.train()
     while step < total:
@@ -170,6 +179,8 @@ def run(args):
                             check_finite("gradient norm", norm, seen, step)
                     optimizer.step()
                     optimizer.zero_grad()
+        skipped = skipped + 1 if accelerator.optimizer_step_was_skipped else 0
+        check_goes_on(skipped, seen)
         values = mean_over_processes(accelerator, terms)
         step += 1
         ema.update(step)

@@ -55,10 +55,10 @@ class Validator:
 
     def settings(self, index: int, size) -> PropagateSettings:
         steps = FAST_STEPS if self.args.fast_validation else self.args.num_inference_steps
-        sampler = SamplerSettings(steps, 1.0, self.args.guidance_scale, self.args.injection_weight, sigma_min=None)
+        sampler = SamplerSettings(steps, 1.0, self.args.guidance_scale, sigma_min=None)
         return PropagateSettings(
             sampler, self.triples[index].task, size[1], size[0], self.args.num_frames, seed=self.args.seed + index,
-            clip=evaluation.ALONE,
+            decode_chunk=self.args.val_decode_chunk, clip=evaluation.ALONE,
         )
 
     def run(self, adapters: GenPropAdapters, epoch: int, step: int, progress=None) -> dict:

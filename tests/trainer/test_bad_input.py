@@ -13,6 +13,7 @@ from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_video
 from trainer import arguments
 from trainer.dataset import FOLDERS, check_triple, find_triples, working_size
+from trainer.held_out import check_held_out
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -112,6 +113,20 @@ def test_resolution(capsys):
     assert working_size(1920, 1080, (576,), 64) == (576, 1024)
     assert working_size(1080, 1920, (576,), 64) == (1024, 576)
     assert working_size(1920, 1080, (1024, 576), 64) == (576, 1024)
+
+
+def test_clips_that_are_trained_on_are_no_validation(train, data, tmp_path):
+    both = tmp_path / "both"
+    shutil.copytree(data / "train", both)
+    with pytest.raises(GenPropError, match=r"other clips to validate on .* same in both folders: clip.*--val_interval 0"):
+        train(max_steps=1, val_interval=1, val_data_dir=both)
+    assert not (tmp_path / "out").exists()
+    for path in (both / "original_videos").iterdir():
+        if path.is_dir():
+            (path / "000.png").rename(path / "999.png")
+        else:
+            rewrite(path, lambda frames: frames.flip(0))
+    check_held_out(find_triples(data / "train"), find_triples(both))  # other clips of these names
 
 
 def test_settings(capsys, tmp_path, words):

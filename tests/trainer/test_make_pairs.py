@@ -1,5 +1,8 @@
 """Synthetic pairs: what each recipe changes and what it leaves alone; the same pairs whatever the workers."""
 
+import random
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from trainer import make_pairs as module
 from trainer.dataset import check_triple, find_triples
 from trainer.instances import find_clips
 from trainer.recipes import GROW, Placement, color_fill, copy_and_paste, mask_and_fill
+from trainer.split import split
 
 
 def scene(frames=5, height=60, width=80, level=100, seed=0):
@@ -130,6 +134,28 @@ def test_a_stopped_run_and_one_process_of_many_list_what_is_there(videos, tmp_pa
     monkeypatch.setattr(module, "finished", lambda folder: next(seen))
     module.write_tasks(out)
     assert len((out / "tasks.csv").read_text().split()) == 1 + 4
+
+
+def test_clips_that_were_moved_away_are_not_made_again(videos, tmp_path):
+    out, away = tmp_path / "out", tmp_path / "val"
+    module.make_pairs(videos, out, 3, SETTINGS)
+    moved = split(out, away, 1, 7)
+    module.make_pairs(videos, out, 4, SETTINGS)
+    names = {t.name for t in find_triples(out)}
+    assert len(names) == 3 and not names & set(moved) and module.pair_name(3, 1) in names
+
+
+def test_where_objects_are_rare_all_clips_are_looked_through(videos, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "ATTEMPTS", 0)
+    clips = find_clips(videos)
+    settings = module.PairSettings(1, 3, None, 0.0)
+    seen = set(module._places([c for c in clips if c.mask is not None], random.Random(3), 3))
+    assert seen == {(c, start) for c in clips if c.mask is not None for start in range(c.frames - 2)}
+    rare = SimpleNamespace(frames=9, mask=True, read_instances=lambda a, b, side: np.full((3, 9, 9), a == 8))
+    with pytest.raises(GenPropError, match="Found no object .* in any clip"):
+        module.draw_object([rare], random.Random(3), settings)
+    clip, start, mask = module.draw_object(clips, random.Random(3), settings)
+    assert mask.any((1, 2)).all() and clip.mask is not None
 
 
 def test_davis_layout_with_several_objects(tmp_path):

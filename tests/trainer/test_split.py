@@ -5,6 +5,7 @@ import pytest
 from genprop_core.errors import GenPropError
 from trainer import split as module
 from trainer.dataset import FOLDERS, find_triples, list_clips
+from trainer.held_out import held_out
 from trainer.split import main, split
 
 
@@ -41,7 +42,9 @@ def test_moves_whole_triples_once(folders, capsys):
     check_whole(train, val, announced)
     assert split(train, val, 3, 7) == []
     check_whole(train, val, announced)
+    assert held_out(train) == set(announced) and held_out(val) == set()
     assert split(train, val, 5, 7) != [] and len(names(val)[0]) == 5
+    assert held_out(train) == names(val)[0]
 
 
 def test_other_columns_of_the_table_move_with_their_clips(folders):

@@ -94,16 +94,19 @@ class Stage:
 
 
 class EMA:
-    """Exponential moving average of parameters, with the usual warm-up min(decay, (1+step)/(10+step))."""
+    """Exponential moving average of parameters, with the usual warm-up min(decay, (1+step)/(10+step)).
+
+    In fp32, whatever the parameters are in: half precision would round a thousandth of a change away.
+    """
 
     def __init__(self, parameters, decay):
         self.parameters, self.decay = list(parameters), decay
-        self.shadow = [p.detach().clone() for p in self.parameters]
+        self.shadow = [p.detach().to(torch.float32, copy=True) for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step):
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self.shadow, [p.detach() for p in self.parameters], 1 - decay)
+        torch._foreach_lerp_(self.shadow, [p.detach().float() for p in self.parameters], 1 - decay)
 
     @torch.no_grad()
     def copy_to(self, parameters=None):
