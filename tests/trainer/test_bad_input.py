@@ -118,7 +118,7 @@ def test_resolution(capsys):
 def test_clips_that_are_trained_on_are_no_validation(train, data, tmp_path):
     both = tmp_path / "both"
     shutil.copytree(data / "train", both)
-    with pytest.raises(GenPropError, match=r"other clips to validate on .* same in both folders: clip.*--val_interval 0"):
+    with pytest.raises(GenPropError, match=r"same in both folders: clip.*--val_interval 0"):
         train(max_steps=1, val_interval=1, val_data_dir=both)
     assert not (tmp_path / "out").exists()
     for path in (both / "original_videos").iterdir():
