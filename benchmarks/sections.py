@@ -84,9 +84,9 @@ def sampling(report: dict) -> str:
         f"## Sampling\n\nThe loop of {report['steps']} steps over one window of the mini (8 frames of 128x128, "
         "guidance on); encode and decode apart.", table(["what", "time", "TFLOP"], rows), ratios(report),
         "![measured and predicted ratios](results/sampling.png)",
-        "FLOPs predict ratios of like with like. What the per-step design adds to the static one, the VAE above all, "
-        f"gets {faster:.1f} times as many of them done per second as the static loop (differences of the rows above), "
-        "so it costs less than predicted on the mini.",
+        "FLOPs predict ratios of like with like. The work that the per-step design adds, most of it the VAE's, "
+        f"runs at {faster:.1f} times as many FLOPs per second as the static loop (differences of the rows above), so "
+        "it costs less time than they predict on the mini.",
         f"Plain SVD in our loop and in diffusers' differ by {report['difference_from_diffusers']:.1e} of the largest "
         "latent after two steps."])  # fmt: skip
 

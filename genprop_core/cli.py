@@ -180,6 +180,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m genprop_core", description="GenProp on Stable Video Diffusion.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     clip_options(commands.add_parser("propagate", help="carry the edit of one frame, or of several, through a clip"))
+    frame = commands.add_parser("frame", help="one frame of a clip as a picture, to be edited")
+    frame.add_argument("source", type=Path, help="video or folder of images")
+    frame.add_argument("index", type=int, help="which frame, counted from 0")
+    frame.add_argument("out", type=Path, help="picture to write (png)")
     convert = commands.add_parser("convert", help="convert a base between a single file and a diffusers folder")
     convert.add_argument("src", type=Path)
     convert.add_argument("dst", type=Path)
@@ -206,6 +210,11 @@ def _run(arguments) -> int | None:
         from .propagate import run
 
         run(arguments)
+    elif arguments.command == "frame":
+        from .video_io import read_frame, write_image
+
+        write_image(arguments.out, read_frame(arguments.source, arguments.index))
+        print(f"written: {arguments.out}")
     elif arguments.command == "convert":
         from .convert import convert
 

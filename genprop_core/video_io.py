@@ -14,7 +14,9 @@ from .images import image_files, read_image, write_image
 from .video_decode import CONVERSION, decode, existing, frame_rate, open_media
 from .video_write import write_video
 
-__all__ = ["Video", "VideoInfo", "iter_video", "probe", "read_image", "read_video", "write_image", "write_video"]
+__all__ = [
+    "Video", "VideoInfo", "iter_video", "probe", "read_frame", "read_image", "read_video", "write_image", "write_video",
+]  # fmt: skip
 FOLDER_FPS = Fraction(24)
 TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
@@ -106,6 +108,15 @@ def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
     path = existing(path)
     frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
     yield from _checked(path, frames, _size, least)
+
+
+def read_frame(path, index: int) -> torch.Tensor:
+    """One frame of a clip, counted from 0, as `read_video` has it: uint8 [H,W,3]. Raises GenPropError beyond the end."""
+    count = 0
+    for count, frame in enumerate(iter_video(path, least=1), 1):
+        if count == index + 1:
+            return frame
+    raise GenPropError(f"Expected a frame from 0 to {count - 1}, the last of {path}, got {index}.")
 
 
 def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:

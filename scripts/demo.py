@@ -36,7 +36,10 @@ to output/demo/ unless --out says otherwise.
 
 {}  for example      python scripts/demo.py --steps 10
                    python scripts/demo.py --source clip.mp4 --keyframe edited.png --out result"""
-COMFYUI_HELP = "  --comfyui        run the sample workflow through a real ComfyUI instead ($COMFYUI_PATH says which)\n"
+COMFYUI_HELP = """\
+  --comfyui        run the sample workflow through a real ComfyUI instead ($COMFYUI_PATH says which); takes --seed,
+                   --steps and --out (output/comfyui-demo/ unless you say otherwise)
+"""
 
 
 def given(arguments, name):

@@ -130,7 +130,7 @@ def test_the_page_is_made_from_what_there_is(tmp_path, capsys):
     assert results.main(["--docs", str(tmp_path)]) == 0
     text = (tmp_path / "results.md").read_text()
     assert "| static SCE / plain SVD | 1.051 | 1.040 |" in text and "power of 1.01" in text
-    assert "gets 3.0 times as many of them done per second" in text  # 3 TFLOP in 2 s against 1 in 2 s
+    assert "runs at 3.0 times as many FLOPs per second" in text  # 3 TFLOP in 2 s against 1 in 2 s
     assert "a machine, one thread, processor time" in text and "2026-01-02" in text
     assert "Not measured yet: `python -m benchmarks.training`" in text
     for name in ("sampling.png", "scaling.png"):
