@@ -111,7 +111,7 @@ def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
 
 
 def read_frame(path, index: int) -> torch.Tensor:
-    """One frame of a clip, counted from 0, as `read_video` has it: uint8 [H,W,3]. Raises GenPropError beyond the end."""
+    """One frame of a clip, counted from 0, as in `read_video`: uint8 [H,W,3]. Raises GenPropError beyond the end."""
     count = 0
     for count, frame in enumerate(iter_video(path, least=1), 1):
         if count == index + 1:
