@@ -29,12 +29,13 @@ class Taps:
 
     add: list of [n,C,h,w] tensors or None per tap; a UNet batch of k*n frames gets each of them k times.
     first: optional function of the UNet's first features that returns such a list (the fused form).
-    decoder_features: [n,C,h,w], the penultimate up block's output of the latest call.
+    decoder_features: [n,C,h,w], the penultimate up block's output of the latest call with `record`: they are large, so
+    they are kept only where they are wanted.
     batch: samples in the call to come, where it is known (see `one_token`).
     """
 
     def __init__(self):
-        self.add, self.first, self.decoder_features, self.batch = None, None, None, None
+        self.add, self.first, self.decoder_features, self.batch, self.record = None, None, None, None, True
 
 
 def _add(hidden: torch.Tensor, extra: torch.Tensor, tap: int) -> torch.Tensor:
@@ -72,7 +73,7 @@ def attach(unet, num_blocks: int):
         return hook
 
     def record(module, inputs, output):
-        taps.decoder_features = output
+        taps.decoder_features = output if taps.record else None
 
     try:
         for index, module in enumerate(tap_modules(unet, num_blocks)):

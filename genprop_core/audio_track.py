@@ -14,6 +14,7 @@ log = logging.getLogger(__name__)
 # What players accept inside an mp4; anything else (Vorbis, PCM, ...) is encoded again.
 COPIED_AUDIO = ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac")
 AAC_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6.1", 8: "7.1"}  # by channels
 
 
 def readable_track(container):
@@ -96,5 +97,5 @@ def _told(path):
 def _aac(output, track):
     context = track.codec_context
     rate = context.sample_rate if context.sample_rate in AAC_RATES else 48000
-    layout = {1: "mono", 2: "stereo"}.get(context.layout.nb_channels, context.layout.name)
+    layout = LAYOUTS.get(context.layout.nb_channels, "stereo")  # whatever its own is called: AAC knows few
     return output.add_stream("aac", rate=rate, layout=layout)

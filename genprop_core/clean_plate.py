@@ -95,7 +95,8 @@ class _Laying:
         keyframe = at_size(frame, self.source)[0]
         differs = edit_mask(as_sharp_as(frame, as_bytes(self.source[index])), keyframe)
         there = (alpha(differs[None], round(MARGIN * self.scale), 0)[0, 0] > 0).numpy()
-        inside = (self._made(index)[0][0, 0] > THRESHOLD).numpy()
+        # of the mask, what was edited: it may reach over something beside it, where the keyframe is the film's own
+        inside = ((self._made(index)[0][0, 0] > THRESHOLD) & (differs[0] > THRESHOLD)).numpy()
         if backdrop.take(index, picture_of(keyframe), there, inside):
             self.laid.overruled.append(index)
 

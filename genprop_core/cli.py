@@ -197,7 +197,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv=None) -> int:
     """Runs a command; returns the exit code. Errors a user can act on are one line on stderr."""
     arguments = build_parser().parse_args(argv)
-    return exit_code(lambda: _run(arguments), "nothing was written")
+    many = getattr(arguments, "manifest", None) is not None
+    stopped = "the same command goes on with the rows that are left" if many else "nothing was written"
+    return exit_code(lambda: _run(arguments), stopped)
 
 
 def _run(arguments) -> int | None:

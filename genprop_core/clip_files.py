@@ -47,7 +47,7 @@ def read_clip(arguments) -> ClipFiles:
         raise GenPropError(f"Expected --source, --keyframe and --out, got no --{', no --'.join(missing)}.")
     video = read_video(arguments.source)
     files = ClipFiles(video, {}, notes=audio_notes(arguments.source) + timing_notes(video.fps, video.uneven))
-    pairs = [(index, read_image(path).movedim(-1, 0)) for index, path in keyframe_paths(arguments.keyframe)]
+    pairs = [(index, read_image(path, "refused").movedim(-1, 0)) for index, path in keyframe_paths(arguments.keyframe)]
     files.keyframes = check_keyframes(pairs, files.frames)
     files.mask = check_mask(_mask(arguments.mask), files.frames)
     files.truth = _truth(arguments, files.frames)
@@ -59,7 +59,7 @@ def _mask(path):
     if path is None:
         return None
     one = Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
-    pictures = read_image(path)[None] if one else read_video(path).frames
+    pictures = read_image(path, "black")[None] if one else read_video(path).frames
     return pictures[..., 0][:, None].clone()  # [T,h,w,3] -> [T,1,h,w]; a clone, so that the rest can go
 
 

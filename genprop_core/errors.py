@@ -20,7 +20,8 @@ class Parser(argparse.ArgumentParser):
 def exit_code(body, stopped: str | None = None) -> int:
     """Runs a command's body and returns its exit code: what the body returned, or 0.
 
-    A GenPropError is one line on stderr and 2. stopped: what to say of Ctrl+C, which is then 130.
+    A GenPropError, and memory that ran out, is one line on stderr and 2. stopped: what to say of Ctrl+C, which is then
+    130.
     """
     if hasattr(sys.stdout, "reconfigure"):  # a file's name may have letters that the console's code page lacks
         sys.stdout.reconfigure(errors="replace")
@@ -28,6 +29,16 @@ def exit_code(body, stopped: str | None = None) -> int:
         return body() or 0
     except GenPropError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        from .out_of_memory import is_out_of_memory
+
+        if not is_out_of_memory(error):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(
+            f"error: Expected enough memory, but it ran out ({reason}). Use a shorter or smaller clip.", file=sys.stderr
+        )
         return 2
     except KeyboardInterrupt:
         if stopped is None:

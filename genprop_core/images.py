@@ -1,10 +1,11 @@
 """Still images in and out, by Pillow: uint8 [H,W,3] RGB."""
+import io
 import re
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from .errors import GenPropError
 from .files import atomic
@@ -13,10 +14,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 _SAVE_OPTIONS = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"lossless": True}}
 
 
-def read_image(path) -> torch.Tensor:
-    """An image file as uint8 [H,W,3] RGB: EXIF rotation applied, 16-bit grey scaled to 8, alpha dropped.
+def read_image(path, transparent: str = "dropped") -> torch.Tensor:
+    """An image file as uint8 [H,W,3] RGB: EXIF rotation applied, colours brought to sRGB, 16-bit grey scaled to 8.
 
-    Raises GenPropError when there is none, when it cannot be decoded or is truncated, and for pixels of unknown range.
+    transparent: what becomes of places that can be seen through: "dropped" takes their colours as they are, "black"
+    lays the picture on black, "refused" raises. Raises GenPropError when there is no image, when it cannot be decoded
+    or is truncated, and for pixels of unknown range.
     """
     path = Path(path)
     if not path.is_file():
@@ -29,12 +32,30 @@ def read_image(path) -> torch.Tensor:
                                    f"(mode {image.mode}). Export it as an 8-bit PNG.")
             if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
                 image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            return torch.from_numpy(np.array(image.convert("RGB")))
+            picture = np.array(_in_srgb(image).convert("RGB"))
+            if transparent != "dropped" and image.has_transparency_data:
+                solid = np.asarray(image.convert("RGBA"))[..., 3:]
+                if transparent == "refused" and solid.min() < 255:
+                    raise GenPropError(f"Expected a picture, but {path} has places that can be seen through: what is "
+                                       "there cannot be told. Flatten it onto what shall be seen, and export it again.")
+                picture = np.round(picture * (solid / 255)).astype(np.uint8)
+            return torch.from_numpy(picture)
     except GenPropError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError) as error:
         raise GenPropError(f"Expected a whole image, but {path} cannot be decoded ({error}). "
                            "It may be truncated or of another format; export it again.") from None
+
+
+def _in_srgb(image):
+    """An RGB picture that comes with another colour profile, as editors on wide screens write, in sRGB."""
+    profile = image.info.get("icc_profile")
+    if not profile or image.mode not in ("RGB", "RGBA"):
+        return image
+    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+    if "srgb" in ImageCms.getProfileDescription(own).lower():
+        return image
+    return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"))
 
 
 def write_image(path, image) -> None:

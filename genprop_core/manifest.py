@@ -22,6 +22,7 @@ from .errors import GenPropError, Parser
 
 log = logging.getLogger(__name__)
 PATHS = ("source", "mask", "truth", "truth_mask")
+FILES = (*PATHS, "base", "adapters", "vae")
 OF_THE_RUN = ("manifest", "base", "adapters", "vae", "dtype", "device", "offload", "command")  # the same for every row
 NOT_THE_RESULT = ("out", "manifest", "device", "offload", "command")  # two runs that differ here make the same clip
 ERROR = "error.txt"
@@ -47,7 +48,8 @@ class Row:
             metrics = json.loads((self.arguments.out / "metrics.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return False
-        return isinstance(metrics, dict) and metrics.get("row") == self.digest
+        whole = (self.arguments.out / "result.mp4").is_file()
+        return whole and isinstance(metrics, dict) and metrics.get("row") == self.digest
 
 
 def read_manifest(arguments) -> list[Row]:
@@ -67,7 +69,7 @@ def read_manifest(arguments) -> list[Row]:
         except GenPropError as error:
             raise GenPropError(f"Row {number} of {path}: {error}") from None
         name = values.get("out") or (stem if stems.count(stem) == 1 else f"{number:04d}-{stem}")
-        own.out = arguments.out / name
+        own.out = arguments.out / str(name)
         if own.out in taken:
             raise GenPropError(
                 f"Expected a folder of its own for every row of {path}, but rows {taken[own.out]} and {number} both "
@@ -137,7 +139,13 @@ def _keyframes(value, folder: Path) -> list[str]:
 
 
 def _digest(arguments) -> str:
+    """Of a row's settings, and of the sizes and times of the files that they name: one that was changed is another."""
+    from .clip_files import keyframe_paths
+
     kept = {k: v for k, v in sorted(vars(arguments).items()) if k not in NOT_THE_RESULT}
+    named = [getattr(arguments, name, None) for name in FILES]
+    found = [Path(p) for p in named if p] + [path for _, path in keyframe_paths(arguments.keyframe)]
+    kept["files"] = [(p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None for p in found]
     return hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:16]
 
 
@@ -184,7 +192,7 @@ def run_manifest(arguments, say=print) -> int:
         label = f"row {row.number} ({row.arguments.source})"
         try:
             settings, files = settings_of(row.arguments), read_clip(row.arguments)
-            check_writable(row.arguments.out)
+            check_writable(row.arguments.out, row.arguments.lossless == "on")
             propagate_files(
                 model, files, settings, row.arguments, label, lambda text, n=label: say(f"{n}: {text}"),
                 {"row": row.digest},

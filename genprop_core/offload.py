@@ -14,7 +14,7 @@ class Placement:
         """device: a torch device or its name. Raises GenPropError when this machine does not have it."""
         try:
             self.device = torch.device(device)
-            torch.empty(0, device=self.device)
+            torch.empty(1, device=self.device).item()
         except (RuntimeError, AssertionError) as error:  # an assertion where torch was built without that kind
             reason = (str(error).splitlines() or ["it is not there"])[0]
             raise GenPropError(

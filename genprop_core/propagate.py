@@ -1,6 +1,7 @@
 """The `propagate` command: files in, `GenProp.propagate`, files out."""
 
 import json
+import math
 import sys
 import tempfile
 import time
@@ -17,13 +18,19 @@ from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
 from .result_files import write_result
 from .sampler import SamplerSettings
+from .video_write import check_encoder
 
+NUMBERS = ("min_cfg", "max_cfg", "strength", "sigma_min", "fps", "motion_bucket", "noise_aug")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def settings_of(arguments) -> PropagateSettings:
     if arguments.steps is not None and arguments.steps < 1:
         raise GenPropError(f"--steps must be at least 1, got {arguments.steps}.")
+    for name in NUMBERS:
+        value = getattr(arguments, name)
+        if value is not None and not math.isfinite(value):
+            raise GenPropError(f"--{name.replace('_', '-')} must be a number, got {value}.")
     sampler = SamplerSettings(
         arguments.steps, arguments.min_cfg, arguments.max_cfg, arguments.strength, guide=arguments.guide,
         sigma_min=arguments.sigma_min,
@@ -91,8 +98,10 @@ class Progress:
             print(text, file=self.stream, flush=True)
 
 
-def check_writable(out: Path):
-    """Raises GenPropError before any work when the output folder cannot be written."""
+def check_writable(out: Path, lossless: bool = False):
+    """Raises GenPropError before any work when the output folder or its videos cannot be written."""
+    check_encoder()
+    check_encoder(lossless)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -117,7 +126,7 @@ def load_model(arguments) -> GenProp:
 def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
     settings, files = settings_of(arguments), read_clip(arguments)
-    check_writable(arguments.out)
+    check_writable(arguments.out, arguments.lossless == "on")
     propagate_files(load_model(arguments), files, settings, arguments, "propagating")
 
 

@@ -24,27 +24,31 @@ def write_result(
 
     lossless: of result.mp4 and mask.mp4, so that what is outside the mask can be compared with the source.
     Makes every file in a hidden folder beside the others, then moves them in: old output stays until then.
-    Raises GenPropError when they cannot be written; the old output is all there then.
+    Raises GenPropError when they cannot be written; the old output is all there then. What was made and cannot be moved
+    to its place stays in that folder, which the error names.
     """
-    staging = None
+    staging, kept = None, None
     try:
         staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
         _videos(staging, files, result, clip, lossless)
         _pictures(staging, files, result)
         write_json(staging / "metrics.json", metrics)
+        kept = staging
         _move_in(sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)), out)  # it says: finished
+        kept = None
     except OSError as error:
+        there = "" if kept is None else f" The new ones are in {kept}: move them yourself."
         raise GenPropError(
             f"Expected to write the result to {out}, but that failed ({error.strerror or error}). Earlier files there "
-            "are as they were. Make space and close programs that show them, or choose another --out."
+            f"are as they were.{there} Make space and close programs that show them, or choose another --out."
         ) from None
     finally:
-        if staging is not None:
+        if staging is not None and kept is None:
             shutil.rmtree(staging, ignore_errors=True)
 
 
 def _move_in(made: list[Path], out: Path) -> None:
-    """Moves the files into `out` in the place of earlier ones; if one cannot be moved, all earlier ones come back."""
+    """Moves the files into `out` in the place of earlier ones; if one cannot be moved, all are where they were."""
     earlier = Path(tempfile.mkdtemp(prefix=".earlier-", dir=out))
     try:
         for file in made:
@@ -53,10 +57,10 @@ def _move_in(made: list[Path], out: Path) -> None:
             os.replace(file, out / file.name)
     except BaseException:
         for file in made:
+            if not file.exists():
+                os.replace(out / file.name, file)
             if (earlier / file.name).exists():
                 os.replace(earlier / file.name, out / file.name)
-            elif not file.exists():
-                (out / file.name).unlink()
         earlier.rmdir()
         raise
     shutil.rmtree(earlier, ignore_errors=True)
@@ -65,16 +69,17 @@ def _move_in(made: list[Path], out: Path) -> None:
 def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> None:
     """Frame by frame, so that they need no memory beside the frames that are there."""
     video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
-    write_video(folder / "result.mp4", pictures, video.fps, audio_from=video.audio_path, lossless=lossless)
+    write_video(folder / "result.mp4", pictures, video.fps, audio_from=video.audio_path, lossless=lossless,
+                pixel_aspect=video.pixel_aspect)  # fmt: skip
     if result.mask is None:
         return
     grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
-    write_video(folder / "mask.mp4", grey, video.fps, lossless=lossless)
+    write_video(folder / "mask.mp4", grey, video.fps, lossless=lossless, pixel_aspect=video.pixel_aspect)
     shown = (
         overlay(frame[None], mask[None], clip.grow, clip.feather)[0].movedim(0, -1)
         for frame, mask in zip(files.frames, result.mask)
     )
-    write_video(folder / "overlay.mp4", shown, video.fps)
+    write_video(folder / "overlay.mp4", shown, video.fps, pixel_aspect=video.pixel_aspect)
 
 
 def _pictures(folder: Path, files: ClipFiles, result: ClipResult) -> None:

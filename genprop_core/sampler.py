@@ -78,8 +78,8 @@ class Known:
 
 
 def unit_noise(shape, seed: int) -> torch.Tensor:
-    """Standard normal float32 noise from a CPU generator, the same on every device."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    """Standard normal float32 noise from a CPU generator, the same on every device; large seeds modulo 2^64."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed if seed < 2**64 else seed % 2**64))
 
 
 def double(condition: Condition) -> Condition:
@@ -156,6 +156,7 @@ def sample(
             if guided[step]:
                 rows, inputs, added, dropped = torch.cat([x, x]), both, in_both, drop
             levels = torch.full((len(rows),), sigma, device=device)
+            taps.record = adapters is not None and step >= settings.steps - MASK_STEPS
             denoised = denoise(unet, rows, levels, inputs, taps, adapters, added, settings.strength, dropped, dtype)
             if guided[step]:
                 empty, full = denoised.chunk(2)
@@ -167,8 +168,8 @@ def sample(
                 earlier = denoised, sigma
             if known is not None:
                 x = known.blend(x, noise, following)
-            if adapters is not None and step >= settings.steps - MASK_STEPS:
-                features = taps.decoder_features[-batch * frames :]
+            if taps.record:
+                features, taps.decoder_features = taps.decoder_features[-batch * frames :], None
                 probability = adapters.mpd(features, frames).float().sigmoid()
                 mask = probability if mask is None else mask + probability
             if progress is not None:

@@ -18,6 +18,7 @@ __all__ = [
     "Video", "VideoInfo", "iter_video", "probe", "read_frame", "read_image", "read_video", "write_image", "write_video",
 ]  # fmt: skip
 FOLDER_FPS = Fraction(24)
+JUMP = 600  # seconds: no frame is shown for longer
 TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
 
@@ -25,8 +26,10 @@ TIMING = 0.02  # a declared rate this near the frames' own is right: times are r
 class VideoInfo:
     """`frames` that decode, `width` and `height` as shown (rotation applied), frames per second, audio or not.
 
-    fps is the container's own; where the frames' times say otherwise, the one that keeps the clip's length. uneven:
-    whether frames are shown for times of very different length, which an output with one rate cannot repeat.
+    fps is the container's own; where the frames' times say otherwise, the one that keeps the clip's length, or, where
+    times jump by more than JUMP seconds or backward, what most frames are shown at. uneven: whether frames are shown
+    for times of very different length, which an output with one rate cannot repeat. pixel_aspect: the width of a pixel
+    over its height, as shown.
     """
 
     frames: int
@@ -35,17 +38,19 @@ class VideoInfo:
     fps: Fraction
     has_audio: bool
     uneven: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass
 class Video:
     """A clip in memory: `frames` uint8 [T,H,W,3]; `audio_path` is the file whose audio belongs to it, or None; uneven
-    as in `VideoInfo`."""
+    and pixel_aspect as in `VideoInfo`."""
 
     frames: torch.Tensor
     fps: Fraction
     audio_path: Path | None
     uneven: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
 
 def timing_notes(fps: Fraction, uneven: bool) -> list[str]:
@@ -54,7 +59,7 @@ def timing_notes(fps: Fraction, uneven: bool) -> list[str]:
         return []
     return [
         "the source's frames are shown for unequal times; the result shows each equally long, "
-        f"{float(fps):.5g} a second: its length is the same, its moments may come a little earlier or later"
+        f"{float(fps):.5g} a second: its moments may come a little earlier or later"
     ]
 
 
@@ -65,19 +70,21 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     lets a single frame pass. step() is called for every frame; what it raises stops the work.
     """
     path = existing(path)
-    frames, times = 0, []
+    frames, times, lies = 0, [], False
 
     def shown(frame):
+        nonlocal lies
         times.append(frame.time)
+        lies = bool(_quarter_turns(frame) % 2)
         return _shown_size(frame)
 
     sizes = map(_size, _stills(path)) if path.is_dir() else map(shown, decode(path))
     for each in _checked(path, sizes, lambda size: size, least):
         step()
         frames, size = frames + 1, each
-    fps, has_audio = _facts(path)
+    fps, has_audio, aspect = _facts(path)
     fps, uneven = _timing(times, fps)
-    return VideoInfo(frames, *size, fps, has_audio, uneven)
+    return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if lies else aspect)
 
 
 def read_video(path, step=lambda: None) -> Video:
@@ -91,7 +98,7 @@ def read_video(path, step=lambda: None) -> Video:
     for there, frame in zip(frames, iter_video(path)):
         step()
         there.copy_(frame)
-    return Video(frames, info.fps, path if info.has_audio else None, info.uneven)
+    return Video(frames, info.fps, path if info.has_audio else None, info.uneven, info.pixel_aspect)
 
 
 def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
@@ -128,6 +135,9 @@ def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
         return fps, False
     gaps = [b - a for a, b in zip(times, times[1:])]
     usual = median(gaps)
+    if usual > 0 and (min(gaps) < 0 or max(gaps) > JUMP):  # clips put together, whose times start anew: no length
+        rate = Fraction(1 / usual).limit_denominator(1001)
+        return (fps if abs(rate / fps - 1) <= TIMING else rate), True
     length = times[-1] - times[0] + usual  # the last frame is shown as long as most are
     uneven = min(gaps) < 0.5 * usual or max(gaps) > 1.5 * usual
     if usual <= 0 or abs(len(times) / length / fps - 1) <= TIMING:
@@ -175,9 +185,11 @@ def _checked(path: Path, items, size, least: int):
                            "Give a video, or a folder with one image per frame.")
 
 
-def _facts(path: Path) -> tuple[Fraction, bool]:
-    """Frame rate and whether there is audio that can be read."""
+def _facts(path: Path) -> tuple[Fraction, bool, Fraction]:
+    """Frame rate, whether there is audio that can be read, and the aspect of a pixel as stored."""
     if path.is_dir():
-        return FOLDER_FPS, False
+        return FOLDER_FPS, False, Fraction(1)
     with open_media(path) as container:
-        return frame_rate(path, container.streams.video[0]), readable_track(container) is not None
+        stream = container.streams.video[0]
+        aspect = stream.sample_aspect_ratio or Fraction(1)  # 0 or none: not told
+        return frame_rate(path, stream), readable_track(container) is not None, aspect

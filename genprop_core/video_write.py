@@ -13,7 +13,7 @@ from .video_decode import CONVERSION, reason
 SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
-def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf: int = 14) -> int:
+def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf: int = 14, pixel_aspect=1) -> int:
     """Writes frames as H.264 in an .mp4, .mov or .mkv; returns how many there were. The file is whole or absent.
 
     frames: uint8 [T,H,W,3] (tensor or array), or any iterable of uint8 [H,W,3]; a generator is written as it comes, in
@@ -23,6 +23,7 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
         whole, at the same offset to the picture. A file without one gives a video without audio.
     lossless: RGB H.264 at quantiser 0: every value comes back as it was, in a file few players can show.
     crf: quality of the lossy file, 0 (best) to 51.
+    pixel_aspect: the width of a pixel over its height, which players stretch the picture by.
 
     Even sizes are stored as yuv420p, which every player shows. A size with an odd side is kept exactly, as yuv444p: no
     padding or cropping, though some players refuse it. Colours are tagged BT.709.
@@ -31,22 +32,31 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     suffix, a source of audio that cannot be read, and a place that cannot be written.
     """
     path, fps = Path(path), as_fps(fps)
-    codec = "libx264rgb" if lossless else "libx264"
+    codec = _codec(lossless)
     if path.suffix.lower() not in SUFFIXES:
         raise GenPropError(f"Expected a name ending in {', '.join(SUFFIXES)} for a video, got {path}. Rename it.")
-    if codec not in av.codecs_available:
-        raise GenPropError(f"Expected a PyAV with the {codec} encoder, but this one has none. "
-                           "Install the one from PyPI: pip install av.")
+    check_encoder(lossless)
     # x264's mbtree lets the same frames come out differently from one run to the next
     options = {"qp": "0"} if lossless else {"crf": str(crf), "mbtree": "0"}
     try:
         with atomic(path) as temporary, _open_output(temporary) as output:
-            return _encode(output, frames, fps, codec, options, audio_from)
+            return _encode(output, frames, fps, codec, options, audio_from, Fraction(pixel_aspect))
     except GenPropError:
         raise
     except (OSError, av.FFmpegError) as error:
         raise GenPropError(f"Expected to write a video at {path}, but that failed ({reason(error)}). "
                            "Check that the folder can be written and has space.") from None
+
+
+def _codec(lossless: bool) -> str:
+    return "libx264rgb" if lossless else "libx264"
+
+
+def check_encoder(lossless: bool = False) -> None:
+    """Raises GenPropError where PyAV was built without what `write_video` needs, so that it is known beforehand."""
+    if _codec(lossless) not in av.codecs_available:
+        raise GenPropError(f"Expected a PyAV with the {_codec(lossless)} encoder, but this one has none. "
+                           "Install the one from PyPI: pip install av.")
 
 
 def as_fps(fps) -> Fraction:
@@ -66,7 +76,7 @@ def _open_output(path: Path):
     return av.open(str(path.absolute()), "w", options=faststart)
 
 
-def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from) -> int:
+def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from, pixel_aspect) -> int:
     stream = audio = size = None
     count = 0
     for image in frames:
@@ -74,6 +84,7 @@ def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from
         if stream is None:
             size = array.shape
             stream = _video_stream(output, codec, fps, size, options)
+            stream.codec_context.sample_aspect_ratio = pixel_aspect
             audio = AudioTrack(output, audio_from) if audio_from is not None else None
         if array.shape != size:
             raise GenPropError(f"Expected every frame at {size[1]}x{size[0]} like the first, but frame {count} is "

@@ -1,6 +1,7 @@
 """Clips in and out of GenProp Propagate: an IMAGE batch, or a VIDEO whose frames stay bytes from end to end."""
 import uuid
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import comfy.model_management as mm
@@ -11,6 +12,7 @@ from comfy_api.latest import InputImpl, Types
 from ..genprop_core.audio_track import audio_notes
 from ..genprop_core.frames import as_bytes, as_float
 from ..genprop_core.video_io import read_video, timing_notes, write_video
+from ..genprop_core.video_write import check_encoder
 from .encoding import channels_first
 
 NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
@@ -22,13 +24,14 @@ class Clip:
     """frames [T,3,H,W]: uint8 of a VIDEO, float in [0,1] of an IMAGE. fps is None for an IMAGE; path: the VIDEO's file
     where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file; notes: what the user
     should know of it, one line each. Of uneven timing only a whole file says so: what ComfyUI itself decodes has lost
-    its frames' times."""
+    its frames' times. pixel_aspect: as in `video_io.VideoInfo`."""
 
     frames: torch.Tensor
     fps: object = None
     path: Path | None = None
     audio: object = None
     notes: tuple[str, ...] = ()
+    pixel_aspect: Fraction = Fraction(1)
 
     @classmethod
     def of(cls, source) -> "Clip":
@@ -40,7 +43,8 @@ class Clip:
             if isinstance(path, str):
                 video = read_video(path, mm.throw_exception_if_processing_interrupted)
                 notes = (*audio_notes(path), *timing_notes(video.fps, video.uneven))
-                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), notes=notes)
+                check_encoder()  # what the result is written with
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, video.pixel_aspect)
         parts = source.get_components()
         frames = torch.stack([as_bytes(frame[..., :3]) for frame in parts.images])
         return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)
@@ -56,7 +60,9 @@ class Clip:
             return InputImpl.VideoFromComponents(parts)
         path = Path(folder_paths.get_temp_directory()) / f"genprop-{uuid.uuid4().hex}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(path, unless_cancelled(pictures), self.fps, audio_from=self.path)
+        write_video(
+            path, unless_cancelled(pictures), self.fps, audio_from=self.path, pixel_aspect=self.pixel_aspect
+        )
         return InputImpl.VideoFromFile(str(path))
 
 

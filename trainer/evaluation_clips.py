@@ -144,7 +144,7 @@ class DataFolder:
         if target is not None:
             keyframe = target[0]
         elif keyframe is None:
-            image = read_image(self.keyframes[name]).movedim(-1, 0)[None].float() / 255
+            image = read_image(self.keyframes[name], "refused").movedim(-1, 0)[None].float() / 255
             keyframe = resize(image, size)[0]
         if mask is not None:
             mask = (mask > 0.5).float()

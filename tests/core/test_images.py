@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 from video_clips import clip
 
 from genprop_core.errors import GenPropError
@@ -33,6 +33,50 @@ def test_unusual_images(tmp_path):
     Image.fromarray(np.ones((4, 4), np.float32)).save(tmp_path / "float.tif")
     with pytest.raises(GenPropError, match="unknown range"):
         read_image(tmp_path / "float.tif")
+
+
+def test_places_that_can_be_seen_through(tmp_path):
+    picture = np.full((4, 6, 4), 255, np.uint8)
+    picture[:, :3, 3] = 0
+    picture[0, 5] = 200, 100, 50, 51
+    Image.fromarray(picture).save(tmp_path / "holes.png")
+    with pytest.raises(GenPropError, match=r"holes\.png has places that can be seen through.* Flatten it"):
+        read_image(tmp_path / "holes.png", "refused")
+    on_black = read_image(tmp_path / "holes.png", "black")
+    assert on_black[:, :3].max() == 0 and on_black[1:, 3:].min() == 255 and on_black[0, 5].tolist() == [40, 20, 10]
+    assert read_image(tmp_path / "holes.png")[:, :3].min() == 255
+    for name, image in (("solid.png", picture[..., [0, 1, 2, 2]] | 255), ("plain.png", picture[..., :3])):
+        Image.fromarray(image).save(tmp_path / name)
+        for how in ("refused", "black"):
+            assert torch.equal(read_image(tmp_path / name, how), read_image(tmp_path / name))
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([255, 255, 255, 9, 9, 9])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    with pytest.raises(GenPropError, match="seen through"):
+        read_image(tmp_path / "palette.png", "refused")
+
+
+def test_colours_of_another_profile_are_brought_to_srgb(tmp_path):
+    image = Image.fromarray(clip(1)[0].numpy())
+    srgb, lab = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)) for name in ("sRGB", "LAB"))
+    image.save(tmp_path / "plain.png")
+    image.save(tmp_path / "srgb.png", icc_profile=srgb.tobytes())
+    assert torch.equal(read_image(tmp_path / "srgb.png"), read_image(tmp_path / "plain.png"))
+    wide = wide_profile(srgb.tobytes())
+    image.save(tmp_path / "wide.png", icc_profile=wide)
+    red = read_image(tmp_path / "wide.png").int() - read_image(tmp_path / "plain.png").int()
+    assert 5 < red.abs().max() and red.float().mean().abs() < 40
+    image.save(tmp_path / "broken.png", icc_profile=b"none")
+    with pytest.raises(GenPropError, match="broken.png cannot be decoded"):
+        read_image(tmp_path / "broken.png")
+
+
+def wide_profile(srgb: bytes) -> bytes:
+    """The sRGB profile with red and green exchanged, under another name."""
+    red, green = srgb.index(b"rXYZ"), srgb.index(b"gXYZ")
+    changed = bytearray(srgb)
+    changed[red : red + 4], changed[green : green + 4] = b"gXYZ", b"rXYZ"
+    return bytes(changed).replace("sRGB".encode("utf-16-be"), "wide".encode("utf-16-be")).replace(b"sRGB", b"wide")
 
 
 def test_images_that_cannot_be_read(tmp_path):

@@ -57,7 +57,13 @@ def test_rows_are_done_once_and_a_failed_one_does_not_stop_the_others(folder, pi
     assert run(folder, "clips.csv", TABLE, "--seed", "5") == 0
     assert pipeline.seeds == [3, 5, 5] and "1 done, 2 were done already, 0 failed" in capsys.readouterr().out
     assert not (out / "broken" / "error.txt").exists()
-    # and a row that asks for something else is done again
+    # one whose file was changed, or whose result is gone, is done again
+    write_image(folder / "k0.png", clip(10)[0].movedim(0, -1))
+    (out / "broken" / "result.mp4").unlink()
+    assert run(folder, "clips.csv", TABLE, "--seed", "5") == 0
+    assert pipeline.seeds[3:] == [3, 5, 5] and "3 done, 0 were done already" in capsys.readouterr().out
+    del pipeline.seeds[3:]
+    # and a row that asks for something else
     assert run(folder, "clips.csv", TABLE.replace("k0.png,3", "k0.png,4"), "--seed", "5") == 0
     assert pipeline.seeds == [3, 5, 5, 4]
 

@@ -47,6 +47,26 @@ def test_a_source_without_audio_gives_a_video_without(tmp_path):
         write_video(tmp_path / "out.mp4", clip(3), 24, audio_from=tmp_path / "gone.mp4")
 
 
+@pytest.mark.parametrize("channels", [3, 4, 6, 10])
+def test_a_cameras_tracks_without_a_layout_are_kept_or_mixed(tmp_path, channels):
+    source = tmp_path / "source.mov"
+    with av.open(str(source), "w") as output:
+        picture = output.add_stream("libx264", rate=24)
+        picture.height, picture.width, picture.pix_fmt = 48, 64, "yuv420p"
+        sound = output.add_stream("pcm_s16le", rate=48000, layout=f"{channels}c")
+        samples = np.zeros((1, 48000 * channels), np.int16)
+        frame = av.AudioFrame.from_ndarray(samples, format="s16", layout=f"{channels}c")
+        frame.sample_rate = 48000
+        output.mux(sound.encode(frame))
+        output.mux(sound.encode())
+        for image in clip(24).numpy():
+            output.mux(picture.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        output.mux(picture.encode())
+    assert audio_notes(source) == []
+    write_video(tmp_path / "out.mp4", clip(24), 24, audio_from=source)
+    assert audio(tmp_path / "out.mp4")[0] == "aac"
+
+
 def unreadable(path):
     """The first sound of an mp4 becomes one of a codec that FFmpeg does not know."""
     path.write_bytes(path.read_bytes().replace(b"mp4a", b"apac", 1).replace(b"esds", b"skip", 1))
