@@ -1,5 +1,6 @@
 """Files that are broken and places that cannot be written: one plain line, and nothing half written."""
 import re
+from fractions import Fraction
 
 import av
 import pytest
@@ -53,6 +54,27 @@ def test_damaged_bytes_in_the_middle_are_an_error(tmp_path):
         read_video(path)
 
 
+def test_an_avi_that_holds_frames_is_whole_and_one_that_breaks_off_is_not(tmp_path):
+    """A frame that is shown once more is an empty one there."""
+    path, frames = tmp_path / "held.avi", clip(57)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=24)
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for index, image in enumerate(frames.numpy()):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index + 3 * (index > 20), Fraction(1, 24)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].frames == 60
+    assert len(read_video(path).frames) == 57
+    data = path.read_bytes()
+    for part in (0.5, 0.8):
+        path.write_bytes(data[: int(len(data) * part)])
+        with pytest.raises(GenPropError, match="breaks off after|cannot be opened"):
+            read_video(path)
+
+
 def test_bad_input_is_one_plain_line(tmp_path):
     def message(path, read=read_video):
         with pytest.raises(GenPropError) as raised:
@@ -62,6 +84,7 @@ def test_bad_input_is_one_plain_line(tmp_path):
 
     for read in (read_video, probe):
         assert re.search(r"Expected a video .*gone\.mp4, but there is none", message(tmp_path / "gone.mp4", read))
+        assert "but there is none" in message(tmp_path / ("long" * 100), read)
         (tmp_path / "empty.mp4").write_bytes(b"")
         assert "cannot be opened" in message(tmp_path / "empty.mp4", read)
         (tmp_path / "text.mp4").write_text("this is no video " * 100)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from video_clips import clip
 
+from genprop_core import video_io
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import probe, read_video, write_video
 
@@ -55,6 +56,15 @@ def test_a_variable_rate_keeps_every_frame_and_the_length(tmp_path, suffix):
     with av.open(str(tmp_path / "out.mp4")) as container:
         stream = container.streams.video[0]
         assert float(stream.duration * stream.time_base) == pytest.approx(800 / 600, rel=0.01)
+
+
+@pytest.mark.parametrize("times", [
+    [0, 1 / 24, 2 / 24, 36000, 36000 + 1 / 24, 36000 + 2 / 24],  # clips put together, of which each has its own times
+    [900, 900 + 1 / 24, 900 + 2 / 24, 0, 1 / 24, 2 / 24],
+])  # fmt: skip
+def test_times_that_jump_say_nothing_of_the_length(times):
+    assert video_io._timing(times, Fraction(24)) == (24, True)
+    assert video_io._timing(times, Fraction(1, 180)) == (24, True)
 
 
 def test_a_late_start_and_rounded_times_are_an_even_rate(tmp_path):
