@@ -36,9 +36,7 @@ def exit_code(body, stopped: str | None = None) -> int:
         if not is_out_of_memory(error):
             raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(
-            f"error: Expected enough memory, but it ran out ({reason}). Use a shorter or smaller clip.", file=sys.stderr
-        )
+        print(f"error: Expected more memory than there is ({reason}). Use fewer or smaller frames.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if stopped is None:

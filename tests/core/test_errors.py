@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from genprop_core.errors import GenPropError, exit_code
 
@@ -29,9 +30,21 @@ def test_ctrl_c_is_one_line_where_there_is_something_to_say(capsys):
         exit_code(stop)
 
 
+def test_memory_that_ran_out_is_one_line(capsys):
+    def full():
+        raise MemoryError
+
+    assert exit_code(lambda: torch.empty(1 << 50)) == 2
+    assert exit_code(full) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all("Expected more memory than there is (" in line for line in lines)
+
+
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError):
         exit_code(lambda: 1 / 0)
+    with pytest.raises(RuntimeError, match="shape"):
+        exit_code(lambda: torch.zeros(2) @ torch.zeros(3, 3))
 
 
 def test_letters_that_the_console_lacks_do_not_stop_a_command(tmp_path):
