@@ -188,6 +188,8 @@ def _binary(mask: torch.Tensor) -> torch.Tensor:
 
 
 def _decibels(mse) -> float:
+    if math.isnan(mse):
+        raise GenPropError("Expected pictures, but some of their pixels are no numbers (NaN). Look at what made them.")
     return min(PSNR_CAP, -10 * math.log10(max(float(mse), 1e-30)))
 
 

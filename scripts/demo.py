@@ -95,7 +95,7 @@ def body(arguments):
     if code:
         return code
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    if any(value is not None for value in metrics["result"].values()):
+    if any(metrics["result"].get(key) is not None for key, *_ in COLUMNS):
         say("")
         for line in table(metrics):
             say(line)

@@ -18,7 +18,8 @@ from processes import SetupError, locked, say
 ROOT = Path(os.path.abspath(__file__)).parent.parent  # not resolved: a repo linked into custom_nodes/ is found there
 CONSTRAINTS = ROOT / "scripts" / "constraints.txt"
 STAMP, UNFINISHED, LOG = "genprop-stamp.json", "genprop-unfinished", "genprop-pip.log"
-CUDA_BUILD = sys.platform == "linux" and "x86_64" in PYTHON  # what the package index has for this platform
+LINUX = sys.platform == "linux"
+CUDA_BUILD, EARLIER_CUDA_BUILD = LINUX, LINUX and "x86_64" in PYTHON  # what the package index has of torch 2.13 and 2.9
 CPU_INDEX = "PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu"
 
 
@@ -44,7 +45,7 @@ class Step:
 def plain(tests=False):
     """(folder, steps) for everything that needs no ComfyUI."""
     pins = ("torch==2.13.0",)
-    torch = Step("torch", f"torch 2.13.0, {_torch_size('2.7 GB', '5 GB')}", pins)
+    torch = Step("torch", f"torch 2.13.0, {_torch_size(CUDA_BUILD, '2.7 GB', '5 GB')}", pins)
     return ROOT / ".venv", (torch, *_own_steps(pins, tests))
 
 
@@ -54,15 +55,15 @@ def with_comfyui(checkout, tests=False):
     audio = (*pins, "torchaudio==2.9.*")
     listed = checkout / "requirements.txt"
     return ROOT / ".venv-comfyui", (
-        Step("torch", f"torch 2.9.1 and torchvision 0.24.1, {_torch_size('4.1 GB', '7 GB')}", pins),
+        Step("torch", f"torch 2.9.1 and torchvision 0.24.1, {_torch_size(EARLIER_CUDA_BUILD, '4.1 GB', '7 GB')}", pins),
         Step("torchaudio", "torchaudio 2.9, 2 MB, a few seconds", audio),
         Step("comfyui", f"ComfyUI's requirements ({listed}), 0.6 GB, 1 minute", audio, (listed,)),
         *_own_steps(audio, tests),
     )
 
 
-def _torch_size(cuda, on_disk):
-    if CUDA_BUILD:
+def _torch_size(has_cuda, cuda, on_disk):
+    if has_cuda:
         return f"up to {cuda} ({on_disk} on disk; 0.2 GB without CUDA: {CPU_INDEX}), 1 to 3 minutes"
     return "0.1 GB, 1 minute"
 
@@ -131,6 +132,7 @@ def _install(folder, todo, lock):
     installed = read_stamp(folder)
     if installed is None:
         _refuse_foreign(folder)
+        _refuse_own(folder)
         clear(folder)
         (folder / UNFINISHED).touch()
         make_venv(folder)
@@ -156,6 +158,15 @@ def _finish(folder, installed):
     temporary.write_text(json.dumps({"python": PYTHON, "steps": installed}, indent=2), encoding="utf-8")
     os.replace(temporary, folder / STAMP)
     (folder / UNFINISHED).unlink()
+
+
+def _refuse_own(folder):
+    """Raises SetupError rather than remove the Python that runs this."""
+    if Path(os.path.realpath(sys.prefix)) == Path(os.path.realpath(folder)):
+        raise SetupError(
+            f"{folder} was left half made and is to be made anew, but its own Python runs this. Type deactivate (or "
+            "choose another Python in your editor), then run this again."
+        )
 
 
 def _refuse_foreign(folder):

@@ -1,5 +1,6 @@
 """Making a virtual environment and running pip in it, with what goes wrong told in one line and its remedy."""
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -31,7 +32,7 @@ REMEDIES = (  # what pip says, what it means, what to do; the first that fits
     (
         r"No matching distribution found",
         f"there is no build of it for {PYTHON}",
-        "Use a 64-bit Python 3.10 to 3.13 (on a Mac, one with Apple silicon)",
+        "Use a 64-bit Python 3.10 to 3.13 (on a Mac, macOS 14 or newer on Apple silicon)",
     ),
 )
 
@@ -120,7 +121,12 @@ def explain(words, step, log):
 
 
 def clear(folder):
-    """Empties `folder`, or makes it."""
+    """Empties `folder`, or makes it. What was in it is moved away as a whole first: a folder that is half removed would
+    not be known as ours any more."""
+    old = folder.with_name(folder.name + ".old")
+    if old.exists():
+        shutil.rmtree(old)
     if folder.exists():
-        shutil.rmtree(folder)
+        os.replace(folder, old)
     folder.mkdir()
+    shutil.rmtree(old, ignore_errors=True)

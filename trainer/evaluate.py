@@ -115,7 +115,8 @@ def run(arguments) -> dict:
     )  # fmt: skip
     out = arguments.json or arguments.html
     kept = KeptRows(out, key)
-    rows = {row["clip"]: row for row in kept.read()}
+    identity = {name: clips.identity(index) for index, name in enumerate(clips.names)}
+    rows = {row["clip"]: row for row in kept.read() if row.pop("identity", None) == identity.get(row["clip"], "")}
     jobs = [(i, i < arguments.controls) for i in range(len(clips))]
     todo = [(i, c) for i, c in jobs if clips.names[i] not in rows or (c and "controls" not in rows[clips.names[i]])]
     start = time.monotonic()
@@ -124,7 +125,7 @@ def run(arguments) -> dict:
     for done, row in enumerate(made, 1):
         rows[row["clip"]] = row
         if "skipped" not in row:  # a clip that was repaired meanwhile is tried again
-            kept.add(row)
+            kept.add({**row, "identity": identity[row["clip"]]})
         left = (time.monotonic() - start) / done * (len(todo) - done)
         print(f"\rclip {len(clips) - len(todo) + done}/{len(clips)}, {left:.0f} s left ", end="", file=sys.stderr,
               flush=True)  # fmt: skip
@@ -132,7 +133,7 @@ def run(arguments) -> dict:
     # of the clips that this run made: a run that goes on where another stopped does not know the other's
     took = {"wall_seconds": time.monotonic() - start, "wall_clips": len(todo)}
     report = finish(bench, [rows[name] for name in clips.names], arguments, took)
-    kept.remove()
+    kept.remove(lambda row: row["clip"] in identity)
     return report
 
 

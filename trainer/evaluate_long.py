@@ -91,6 +91,11 @@ def run(arguments) -> dict:
             print(f"  {note}", file=sys.stderr, flush=True)
         rows[name, clip] = measure(model, drawn, name, settings)
         kept.add({"name": name, "clip": clip, "row": rows[name, clip]})
+    order = {name: n for n, name in enumerate(clips.names)}
+
+    def clips_in_order(item):
+        return order.get(item[0][1], len(order)), item[0][1]
+
     report = {
         "base": Path(arguments.base).name,
         "clips": clips.name,
@@ -102,8 +107,10 @@ def run(arguments) -> dict:
         "checkpoint": model.file.digest,
         "seed": arguments.seed,
         "key": key,
+        # what was measured before with the same weights and settings stays in it
         "variants": {
-            name: {clip: rows[name, clip] for other, clip in wanted if other == name} for name in variants
+            name: {clip: row for (other, clip), row in sorted(rows.items(), key=clips_in_order) if other == name}
+            for name in VARIANTS if any(other == name for other, _ in rows)
         },
     }
     if arguments.json:

@@ -13,6 +13,7 @@ from genprop_core.images import SUFFIXES, read_image
 from genprop_core.video_io import probe
 
 from .dataset import FOLDERS, list_clips, read_column, read_frames, read_tasks, resize, working_size
+from .latent_cache import content_digest
 from .mini.clips import FIRST_HELD_OUT_SEED, make_clip
 
 KEYFRAMES = "keyframes"  # NAME.png: the edited first frame of a clip that has no edited video
@@ -63,6 +64,10 @@ class HeldOut:
     def __getitem__(self, index: int) -> EvalClip:
         return self.draw(int(self.names[index]))
 
+    def identity(self, index: int) -> str:
+        """Of what a clip's scores depend on beside the settings."""
+        return self.names[index]
+
     def other(self, index: int) -> torch.Tensor:
         """The source of another clip, for the control."""
         return self.draw(int(self.names[index]) + 500_000).source
@@ -96,7 +101,8 @@ class DataFolder:
             there = self.folder / FOLDERS[part]
             self.parts[part] = list_clips(there) if there.is_dir() else {}
         keys = self.folder / KEYFRAMES
-        self.keyframes = {p.stem: p for p in sorted(keys.iterdir()) if p.suffix in SUFFIXES} if keys.is_dir() else {}
+        pictures = sorted(keys.iterdir()) if keys.is_dir() else []
+        self.keyframes = {p.stem: p for p in pictures if p.suffix.lower() in SUFFIXES}
         names = sorted(self.parts["source"])
         self.without_keyframe = [n for n in names if n not in self.parts["target"] and n not in self.keyframes]
         self.names = [n for n in names if n not in self.without_keyframe][:count]
@@ -111,6 +117,13 @@ class DataFolder:
 
     def __len__(self):
         return len(self.names)
+
+    def identity(self, index: int) -> str:
+        """Of what a clip's scores depend on beside the settings: its files, place, task and prompt."""
+        name = self.names[index]
+        files = [*(clips[name] for clips in self.parts.values() if name in clips), self.keyframes.get(name)]
+        digests = [content_digest(path) for path in files if path is not None]
+        return "-".join([*digests, str(index), self.tasks.get(name, TASKS[0]), self.prompts.get(name, "")])
 
     def other(self, index: int) -> torch.Tensor | None:
         """The source of the next clip that can be read, for the control; None where there is no other."""

@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from genprop_core.files import atomic
+
 
 class KeptRows:
     """report: the file to come; None keeps nothing. key: of weights and settings; rows with another are left out."""
@@ -28,10 +30,18 @@ class KeptRows:
                         file.write(b"\n")
                 file.write((json.dumps({"key": self.key, **row}) + "\n").encode())
 
-    def remove(self):
-        """The report is written: nothing is left to go on with."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
+    def remove(self, reported=lambda row: True):
+        """The report is written: rows of this key that are in it, as reported(row) says, are not needed any more."""
+        if self.path is None or not self.path.exists():
+            return
+        lines = self.path.read_text(encoding="utf-8").splitlines()
+        rows = [(line, _row(line)) for line in lines]
+        left = [line for line, row in rows if row is not None and (row.get("key") != self.key or not reported(row))]
+        if left:
+            with atomic(self.path) as temporary:
+                temporary.write_text("\n".join(left) + "\n", encoding="utf-8")
+        else:
+            self.path.unlink()
 
 
 def _row(line: str) -> dict | None:

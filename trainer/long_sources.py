@@ -9,9 +9,7 @@ from genprop_core.errors import GenPropError
 from genprop_core.frames import as_bytes
 from genprop_core.shots import find_shots
 
-from .dataset import FOLDERS
 from .evaluation_clips import DataFolder
-from .latent_cache import content_digest
 from .mini.clips import FIRST_HELD_OUT_SEED, SIZE, make_clip
 
 LARGE = 2 * SIZE  # of the frames in which the same shapes are a small edit
@@ -77,9 +75,8 @@ class Filmed:
             )
 
     def digest(self) -> list[str]:
-        """Of the files: a clip that was mended under its name is another one."""
-        paths = [self.clips.parts[part].get(name) for name in self.names for part in FOLDERS]
-        return [content_digest(path) for path in paths if path]
+        """Of the files and tasks: a clip that was mended under its name is another one."""
+        return [self.clips.identity(self.clips.names.index(name)) for name in self.names]
 
     def draw(self, name: str, large: bool = False) -> LongClip:
         clip = self.clips[self.clips.names.index(name)]

@@ -244,3 +244,12 @@ def test_shapes_that_do_not_fit_are_named():
 
 def test_importing_the_metrics_needs_torch_only():
     assert not {"cv2", "numpy", "scipy"} & set(vars(metrics))
+
+
+@pytest.mark.parametrize("mask", [None, torch.ones(2, 1, 8, 8)])
+def test_pictures_that_are_no_numbers_are_no_perfect_ones(mask):
+    frames = torch.rand(2, 3, 8, 8)
+    broken = frames.clone()
+    broken[1, 0, 3, 3] = float("nan")
+    with pytest.raises(GenPropError, match=r"pixels are no numbers \(NaN\)"):
+        metrics.psnr(broken, frames, mask)

@@ -1,5 +1,6 @@
 """demo.py and test.py: what they run, and what they print."""
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -65,7 +66,9 @@ def test_the_demo_says_where_the_picture_is(demo, tmp_path, monkeypatch, capsys)
 
 
 def test_the_demo_says_why_there_are_no_scores(demo, tmp_path, monkeypatch, capsys):
-    (tmp_path / "metrics.json").write_text('{"result": {"psnr": null}, "floors": {}}')
+    from genprop_core.evaluation import summary
+
+    (tmp_path / "metrics.json").write_text(json.dumps(summary([], [])))
     monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
     monkeypatch.setattr(demo, "run", lambda command, **more: 0)
     assert demo.body(["--out", str(tmp_path)]) == 0

@@ -145,6 +145,40 @@ def test_a_stamp_that_does_not_fit_means_making_it_anew(damage, environment, pip
     assert json.loads(stamp.read_text())["python"] == environment.PYTHON
 
 
+def test_the_python_that_runs_this_is_not_removed(environment, processes, pip, steps, tmp_path, monkeypatch):
+    """As in a shell, or an editor, that activated what was left half made."""
+    folder = tmp_path / ".venv"
+    pip.failing = "genprop"
+    with pytest.raises(KeyboardInterrupt):
+        environment.prepare(folder, steps)
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin" / "own").touch()
+    monkeypatch.setattr(environment.sys, "prefix", str(folder))
+    with pytest.raises(processes.SetupError, match="its own Python runs this. Type deactivate"):
+        environment.prepare(folder, steps)
+    assert (folder / "bin" / "own").exists()
+
+
+@pytest.mark.parametrize("stopped", [KeyboardInterrupt, PermissionError])
+def test_a_folder_that_was_half_removed_is_ours(environment, installing, pip, steps, tmp_path, monkeypatch, stopped):
+    folder = tmp_path / ".venv"
+    environment.prepare(folder, steps)
+    (folder / environment.STAMP).write_text("damaged")
+    real = installing.shutil.rmtree
+
+    def half(path, **options):
+        for name in (environment.STAMP, environment.UNFINISHED):
+            (Path(path) / name).unlink(missing_ok=True)
+        raise stopped("in use")
+
+    monkeypatch.setattr(installing.shutil, "rmtree", half)
+    with pytest.raises(stopped):
+        environment.prepare(folder, steps)
+    monkeypatch.setattr(installing.shutil, "rmtree", real)
+    environment.prepare(folder, steps)
+    assert environment.read_stamp(folder) and [p.name for p in tmp_path.iterdir() if p.is_dir()] == [".venv"]
+
+
 def test_somebody_elses_folder_is_left_alone(environment, processes, pip, steps, tmp_path):
     folder = tmp_path / ".venv"
     folder.mkdir()

@@ -106,6 +106,64 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert report["clips"] == 2 and report["floors"] == {} == report["baselines"]
 
 
+@pytest.mark.parametrize("change", ["target", "task", "another clip before it", None])
+def test_a_clip_that_was_changed_meanwhile_is_made_anew(tmp_path, monkeypatch, change):
+    data = tmp_path / "data"
+    for name in ("b", "c"):
+        folder(data, name, target=3, mask=3)
+    options = ["--data", str(data), "--resolution", "64", "--baselines", "none", *OPTIONS, "--json",
+               str(tmp_path / "s.json")]  # fmt: skip
+    real, calls = evaluate.evaluate_clip, []
+
+    def stopped(bench, index, controls):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(bench.clips.names[index])
+        return real(bench, index, controls)
+
+    monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
+    assert evaluate.main(options) == 130 and calls == ["b"]
+    if change == "target":
+        write_image(data / "edited_videos" / "b" / "2.png", torch.zeros(64, 64, 3, dtype=torch.uint8))
+    elif change == "task":
+        (data / "tasks.csv").write_text("name,task\nb,edit\n")
+    elif change is not None:
+        folder(data, "a", target=3, mask=3)  # so that b is another one's place, and with it has another seed
+    monkeypatch.setattr(
+        evaluate, "evaluate_clip", lambda b, i, c: calls.append(b.clips.names[i]) or real(b, i, c)
+    )
+    assert evaluate.main(options) == 0
+    assert calls[1:] == {None: ["c"], "another clip before it": ["a", "b", "c"]}.get(change, ["b", "c"])
+
+
+def test_what_a_report_does_not_hold_stays_kept(tmp_path):
+    from trainer.kept_rows import KeptRows
+
+    rows, others = KeptRows(tmp_path / "s.json", "key"), KeptRows(tmp_path / "s.json", "other")
+    for number in range(3):
+        rows.add({"clip": number})
+        others.add({"clip": number})
+    rows.remove(lambda row: row["clip"] < 2)
+    assert [row["clip"] for row in rows.read()] == [2] and len(others.read()) == 3
+    rows.remove()
+    assert rows.read() == [] and len(others.read()) == 3
+    others.remove()
+    assert not rows.path.exists()
+
+
+def test_side_files_are_found_by_any_spelling(tmp_path):
+    data = tmp_path / "data"
+    folder(data, "scene.01", target=3, mask=3)
+    folder(data, "k")
+    write_image(data / "keyframes" / "k.png", torch.zeros(64, 64, 3, dtype=torch.uint8))
+    (data / "keyframes" / "k.png").rename(data / "keyframes" / "k.PNG")
+    (data / "prompts.csv").write_text("name,prompt\nscene.01,a dog\nk.MP4,a cat\n")
+    (data / "tasks.csv").write_text("name,task\nscene.01,edit\n")
+    clips = DataFolder(data, (64,), 32)
+    assert clips.names == ["k", "scene.01"] and clips.prompts == {"scene.01": "a dog", "k": "a cat"}
+    assert clips.tasks == {"scene.01": "edit"} and clips[0].keyframe.max() == 0
+
+
 def test_a_row_that_was_cut_off_costs_only_itself(tmp_path):
     """Killed while it wrote, twice: each time it goes on from the rows that are whole."""
     from trainer.kept_rows import KeptRows

@@ -79,6 +79,12 @@ def test_a_perfect_result_scores_as_one_and_is_not_measured_twice(perfect, tmp_p
     assert evaluate_long.main(arguments) == 0 and perfect.runs == 3  # all of it was kept
     more = [*arguments, "--variants", "guidance 1 to 3 in every window"]
     assert evaluate_long.main(more) == 0 and perfect.sampler.max_cfg == 3 and perfect.asked[1].guide_later
+    report = json.loads((tmp_path / "long.json").read_text())  # what was measured before is still there, in order
+    assert list(report["variants"]) == ["as it is", "two keyframes", "guidance 1 to 3 in every window", "large frame"]
+    assert evaluate_long.main(arguments) == 0 and perfect.runs == 4
+    assert evaluate_long.main([*arguments, "--seed", "9"]) == 0 and perfect.runs == 7
+    report = json.loads((tmp_path / "long.json").read_text())  # with other settings it is not
+    assert list(report["variants"]) == ["as it is", "two keyframes", "large frame"]
 
 
 def test_drift_is_seen_and_confidence_judged(perfect):

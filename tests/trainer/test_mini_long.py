@@ -269,6 +269,8 @@ def test_the_stage_learns_goes_on_and_says_what_it_made(tmp_path, short, monkeyp
     assert load_adapters(tmp_path / "assets" / "mini" / "adapters.safetensors").digest == after.digest
     new = {p.name for p in curves.glob("*.jsonl")} - {p.name for p in FOLDER.glob("*.jsonl")}
     assert len(new) == 1 and new.pop().startswith("adapters_continued_")
+    with pytest.raises(GenPropError, match=r"began from \w+\. Remove the files long\.\*"):
+        long.train(work, 0, start=work / "long.safetensors", steps=7, batch_size=1)
     shutil.copyfile(work / "long.safetensors", work / "adapters.safetensors")
     with pytest.raises(GenPropError, match=r"Expected .*long\.safetensors to go on from .*Remove the files long"):
         export(work, tmp_path / "assets", curves)

@@ -275,6 +275,7 @@ def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp
         return {"result": dict.fromkeys(evaluate.KEYS, float(len(scored)))}
 
     monkeypatch.setattr(ablation, "_score", score)
+    (tmp_path / "base.safetensors").write_bytes(b"one")
     text = ablation.run(tmp_path, 5, clips=2, out=tmp_path / "out.json", only="default,no copying stage")
     assert len(trained) == 3 and len(set(trained)) == 3  # "no selection, no copying stage" too
     assert [s[:2] for s in scored] == [(False, False), (True, False), (True, True), (False, False), (False, False)]
@@ -282,3 +283,14 @@ def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp
     found = json.loads((tmp_path / "out.json").read_text())["variants"]
     for number, name in enumerate(ablation.OF_THE_DEFAULT, 2):
         assert found[name]["result"]["psnr"] == number and f"| {name} | {number}.000 |" in text
+    # another one joins them; with another seed or base nothing trained before is taken for it
+    places = set(trained)
+    ablation.run(tmp_path, 5, clips=2, out=tmp_path / "out.json", only="three")
+    assert found.keys() < json.loads((tmp_path / "out.json").read_text())["variants"].keys()
+    trained.clear()
+    ablation.run(tmp_path, 5, 1, clips=2, out=tmp_path / "out.json", only="default,no copying stage")
+    assert not places & set(trained)
+    assert json.loads((tmp_path / "out.json").read_text())["variants"].keys() == found.keys()
+    (tmp_path / "base.safetensors").write_bytes(b"two")
+    ablation.run(tmp_path, 5, clips=2, out=tmp_path / "other.json", only="default,no copying stage")
+    assert len(set(trained)) == 6 and not places & set(trained)

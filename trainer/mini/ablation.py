@@ -1,10 +1,12 @@
 """Design choices in one table: each variant of the adapters is trained for as many steps, scored on the same clips."""
 
+import json
 from pathlib import Path
 
 from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
 from trainer import evaluate
+from trainer.latent_cache import content_digest
 from trainer.step import StepSettings
 
 from . import adapters
@@ -54,7 +56,8 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None, de
     base = pack(folder)
     reports = {}
     for label, config in chosen(only).items():
-        place = folder / "ablation" / label.replace(" ", "-").replace(":", "").replace(",", "")
+        name = label.replace(" ", "-").replace(":", "").replace(",", "")
+        place = folder / "ablation" / f"{name}-seed-{seed}-base-{content_digest(folder / 'base.safetensors')[:8]}"
         adapters.train(place, 0, seed, base_folder=folder, steps=steps, device=device, **PLAIN, **config)
         config = {k: v for k, v in config.items() if k != "shares"}
         file = place / f"{adapters.state_name(config)}.safetensors"
@@ -76,7 +79,11 @@ def run(folder, steps, seed=0, clips=16, out="docs/ablation.json", only=None, de
         if label == DEFAULT:
             for number, (other, extra) in enumerate(OF_THE_DEFAULT.items()):
                 reports[other] = _score([*options, *extra], file.with_name(f"sampled-{number}"))
-    write_json(out, {"steps": steps, "clips": clips, "seed": seed, "variants": reports})
+    facts = {"steps": steps, "clips": clips, "seed": seed}
+    earlier = json.loads(Path(out).read_text(encoding="utf-8")) if only and Path(out).exists() else {}
+    if all(earlier.get(k) == v for k, v in facts.items()):  # those that were not asked for this time stay
+        reports = earlier["variants"] | reports
+    write_json(out, facts | {"variants": reports})
     return markdown(reports)
 
 

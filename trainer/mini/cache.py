@@ -70,8 +70,8 @@ def check_vae(cache: Path) -> list[Path]:
         if found != now:
             raise GenPropError(
                 f"Expected latents of the VAE in {cache.parent} ({now}), but {path} has those of another "
-                f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.* and "
-                f"adapters.* beside it, and run the stage {cache.name} again."
+                f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.*, "
+                f"adapters.* and long.* beside it, and run the stage {cache.name} again."
             )
     return shards
 
