@@ -68,7 +68,8 @@ def test_the_demo_says_where_the_picture_is(demo, tmp_path, monkeypatch, capsys)
 def test_the_demo_says_why_there_are_no_scores(demo, tmp_path, monkeypatch, capsys):
     from genprop_core.evaluation import summary
 
-    (tmp_path / "metrics.json").write_text(json.dumps(summary([], [])))
+    facts = {"controls": {}, "frames": 8, "size": [128, 128], "seconds": {}, "checkpoint": "0" * 16, "seed": 0}
+    (tmp_path / "metrics.json").write_text(json.dumps(summary([], [], **facts)))
     monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
     monkeypatch.setattr(demo, "run", lambda command, **more: 0)
     assert demo.body(["--out", str(tmp_path)]) == 0
