@@ -70,12 +70,12 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     lets a single frame pass. step() is called for every frame; what it raises stops the work.
     """
     path = existing(path)
-    frames, times, lies = 0, [], False
+    frames, times, turned = 0, [], False
 
     def shown(frame):
-        nonlocal lies
+        nonlocal turned
         times.append(frame.time)
-        lies = bool(_quarter_turns(frame) % 2)
+        turned = bool(_quarter_turns(frame) % 2)
         return _shown_size(frame)
 
     sizes = map(_size, _stills(path)) if path.is_dir() else map(shown, decode(path))
@@ -84,7 +84,7 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
         frames, size = frames + 1, each
     fps, has_audio, aspect = _facts(path)
     fps, uneven = _timing(times, fps)
-    return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if lies else aspect)
+    return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if turned else aspect)
 
 
 def read_video(path, step=lambda: None) -> Video:

@@ -11,7 +11,7 @@ from genprop_core.errors import GenPropError
 from .step import StepSettings, loss_terms
 
 WARMUP = 100  # steps, but at most a tenth of the run
-MOST_SKIPPED = 50  # a scaler that starts too high skips about twenty
+MOST_SKIPPED = 50  # a scaler that starts too high skips some, too
 
 
 class Step(torch.nn.Module):

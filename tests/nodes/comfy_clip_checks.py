@@ -1,6 +1,5 @@
 """What the nodes for whole clips must show inside ComfyUI."""
 from fractions import Fraction
-from pathlib import Path
 
 import comfy_shared as c
 import numpy as np
@@ -154,7 +153,7 @@ def check_propagate_shows_what_it_replaces(pack):
     assert abs(tinted(0) - (20 / 128) ** 2) < 0.004 and abs(tinted(10) - (40 / 128) ** 2) < 0.006
 
 
-def _write_with_audio(path, frames, late=0):
+def write_with_audio(path, frames, late=0):
     """A video of uint8 [T,H,W,3] at 12 frames per second with a tone beside it; from the fourth frame on `late`."""
     import av
 
@@ -186,7 +185,7 @@ def check_propagate_of_a_video(pack):
             return media.streams.video[0].average_rate, len(list(media.decode(video=0))), sound
 
     path = pack.folder / "with_audio.mp4"
-    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
+    write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
     given = {"given": keyframes(pack, 0), "steps": 1, "window": 25}
     image, video, mask, report, _ = propagate(pack, source=InputImpl.VideoFromFile(str(path)), **given)
     assert "unequal" not in report
@@ -206,7 +205,7 @@ def check_propagate_tells_of_uneven_timing(pack):
     from comfy_api.latest import InputImpl
 
     path = pack.folder / "uneven.mp4"
-    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8), late=6)
+    write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8), late=6)
     report = propagate(pack, source=InputImpl.VideoFromFile(str(path)), given=keyframes(pack, 0), steps=1)[3]
     assert "frames are shown for unequal times" in report, report
 
@@ -217,98 +216,6 @@ def check_propagate_keeps_size(pack):
     given = pack.run("GenPropKeyframes", image=source[:1], frame_index=0)[0]
     image, _, mask, _, _ = propagate(pack, source=source, given=given, steps=1)
     assert image.shape == source.shape and mask.shape == source.shape[:3]
-
-
-def check_propagate_cancel(pack):
-    """Cancel comes by the progress bar, after every step; nothing of the run is left."""
-    import comfy.model_management as mm
-    import comfy.utils
-
-    model, seen = c.mini(pack)["model"], []
-    options, wanted = repr(model.model_options), c.sampler(pack)[0]
-
-    def hook(value, total, preview, node_id=None, **_):
-        seen.append((value, total))
-        if value == c.STEPS + 1:  # the second window's first step
-            raise mm.InterruptProcessingException()
-
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        propagate(pack)
-        raise AssertionError("was not cancelled")
-    except mm.InterruptProcessingException:
-        pass
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-    steps = [(v, t) for v, t in dict.fromkeys(seen) if v]  # said again while the object is followed between windows
-    assert [v for v, _ in steps] == list(range(1, c.STEPS + 2)), seen
-    assert all(v < t and t % c.STEPS == 0 for v, t in steps)
-    assert repr(model.model_options) == options and not model.callbacks.get("on_cleanup")
-    assert torch.equal(c.sampler(pack)[0], wanted)
-
-
-def check_propagate_cancel_while_the_plate_is_laid(pack):
-    """By the flag that the Cancel button sets, once the last step is done: the frame at work is the last."""
-    import comfy.model_management as mm
-    import comfy.utils
-
-    passes, seen = 4 * FRAMES, []  # three of them the plate's
-
-    def hook(value, total, preview, node_id=None, **_):
-        seen.append((value, total))
-        if total == passes:
-            mm.interrupt_current_processing()
-
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        propagate(pack, clean_plate=True)
-        raise AssertionError("was not cancelled")
-    except mm.InterruptProcessingException:
-        pass
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
-        mm.interrupt_current_processing(False)
-    assert seen[-1] == (0, passes) and seen[-2][0] == seen[-2][1], "the bar was full, and starts once more"
-
-
-def check_propagate_cancel_while_a_video_is_read_or_written(pack):
-    """By the flag alone: no step is made yet, or all of them are, and no file is left."""
-    import comfy.model_management as mm
-    import comfy.utils
-    import folder_paths
-    from comfy_api.latest import InputImpl
-
-    path, seen = pack.folder / "to_cancel.mp4", []
-    _write_with_audio(path, (long_source(pack)[:8] * 255).round().to(torch.uint8))
-    given = {"source": InputImpl.VideoFromFile(str(path)), "given": keyframes(pack, 0), "steps": 1, "window": 25}
-
-    def written():
-        return sorted(Path(folder_paths.get_temp_directory()).glob("genprop-*"))
-
-    def cancelled():
-        try:
-            propagate(pack, **given)
-            raise AssertionError("was not cancelled")
-        except mm.InterruptProcessingException:
-            pass
-        finally:
-            mm.interrupt_current_processing(False)
-
-    def hook(value, total, preview, node_id=None, **_):
-        seen.append((value, total))
-        if value == total == 8:  # the last frame is finished
-            mm.interrupt_current_processing()
-
-    before = written()
-    comfy.utils.set_progress_bar_global_hook(hook)
-    try:
-        mm.interrupt_current_processing()
-        cancelled()
-        assert not seen
-        cancelled()
-        assert seen[-1] == (8, 8) and written() == before
-    finally:
-        comfy.utils.set_progress_bar_global_hook(None)
 
 
 def check_propagate_refusals(pack):

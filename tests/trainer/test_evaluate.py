@@ -79,28 +79,34 @@ def test_a_whole_data_folder_is_scored_beside_floors_and_baselines(tmp_path, mon
     assert "plain_svd" in made, "other settings, other baselines"
 
 
+def stopped_after_one(monkeypatch):
+    """The first run is stopped at its second clip, later ones are not. A list of the names of all clips made."""
+    real, calls, stops = evaluate.evaluate_clip, [], [True]
+
+    def evaluate_clip(bench, index, controls):
+        if calls and stops:
+            stops.pop()
+            raise KeyboardInterrupt
+        calls.append(bench.clips.names[index])
+        return real(bench, index, controls)
+
+    monkeypatch.setattr(evaluate, "evaluate_clip", evaluate_clip)
+    return calls
+
+
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     data = tmp_path / "data"
     for name in ("a", "b"):
         folder(data, name, target=3, mask=3)
     options = ["--data", str(data), "--resolution", "64", "--baselines", "none", *OPTIONS, "--json",
                str(tmp_path / "s.json")]  # fmt: skip
-    real, calls = evaluate.evaluate_clip, []
-
-    def stopped(bench, index, controls):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(index)
-        return real(bench, index, controls)
-
-    monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
-    assert evaluate.main(options) == 130
+    calls = stopped_after_one(monkeypatch)
+    assert evaluate.main(options) == 130 and calls == ["a"]
     said = capsys.readouterr().err.splitlines()
     assert said[-1].endswith("stopped: with --json or --html the same command goes on from the finished clips")
     assert (tmp_path / "s.partial.jsonl").exists() and not (tmp_path / "s.json").exists()
-    monkeypatch.setattr(evaluate, "evaluate_clip", lambda *a: calls.append(a[1]) or real(*a))
     assert evaluate.main(options) == 0
-    assert calls == [0, 1], "the first clip was not made again"
+    assert calls == ["a", "b"], "the first clip was not made again"
     assert not (tmp_path / "s.partial.jsonl").exists()
     report = json.loads((tmp_path / "s.json").read_text())
     assert report["clips"] == 2 and report["floors"] == {} == report["baselines"]
@@ -113,15 +119,7 @@ def test_a_clip_that_was_changed_meanwhile_is_made_anew(tmp_path, monkeypatch, c
         folder(data, name, target=3, mask=3)
     options = ["--data", str(data), "--resolution", "64", "--baselines", "none", *OPTIONS, "--json",
                str(tmp_path / "s.json")]  # fmt: skip
-    real, calls = evaluate.evaluate_clip, []
-
-    def stopped(bench, index, controls):
-        if calls:
-            raise KeyboardInterrupt
-        calls.append(bench.clips.names[index])
-        return real(bench, index, controls)
-
-    monkeypatch.setattr(evaluate, "evaluate_clip", stopped)
+    calls = stopped_after_one(monkeypatch)
     assert evaluate.main(options) == 130 and calls == ["b"]
     if change == "target":
         write_image(data / "edited_videos" / "b" / "2.png", torch.zeros(64, 64, 3, dtype=torch.uint8))
@@ -129,9 +127,6 @@ def test_a_clip_that_was_changed_meanwhile_is_made_anew(tmp_path, monkeypatch, c
         (data / "tasks.csv").write_text("name,task\nb,edit\n")
     elif change is not None:
         folder(data, "a", target=3, mask=3)  # so that b is another one's place, and with it has another seed
-    monkeypatch.setattr(
-        evaluate, "evaluate_clip", lambda b, i, c: calls.append(b.clips.names[i]) or real(b, i, c)
-    )
     assert evaluate.main(options) == 0
     assert calls[1:] == {None: ["c"], "another clip before it": ["a", "b", "c"]}.get(change, ["b", "c"])
 
