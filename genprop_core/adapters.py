@@ -21,16 +21,17 @@ GAIN_SPEED = 10.0  # a gain has to go from 0 to 1, much further than a weight
 def with_region(edited: torch.Tensor, region: torch.Tensor | None) -> torch.Tensor:
     """Probability [...,1,h,w] that a place is edited, with what is known of it: `region`, of the same shape, or None.
 
-    A frame in which the selection (or the mask decoder) has found the most of the region by itself is left to it: its
+    region: 1 where the picture surely is edited, -1 where it surely is not, 0 where nothing is known. Where the
+    selection (or the mask decoder) has found the most of what is edited in a frame by itself, that is left to it: its
     rims are finer.
     """
     if region is None:
         return edited
-    region = region.to(edited)
+    kept, region = ((sign * region).clamp(min=0).to(edited) for sign in (-1, 1))
     sums = [v.flatten(-3).sum(-1)[..., None, None, None] for v in (torch.minimum(edited, region), region)]
     found = sums[0] / sums[1].clamp(min=1e-6)
     missed = ((FOUND - found) / (FOUND - MISSED)).clamp(0, 1)
-    return torch.maximum(edited, missed * region)
+    return torch.minimum(torch.maximum(edited, missed * region), 1 - kept)
 
 
 def norm_groups(channels: int) -> int:
@@ -188,8 +189,8 @@ class GenPropAdapters(nn.Module):
     def encode(self, source, keyframe, clip_embedding, micro, task, first_features=None, c_noise=None, region=None):
         """What is injected at every tap before the gate: a list of [B*T,C,h,w], None where a tap is not used.
 
-        Arguments as in `SelectiveContentEncoder.forward`. region: [B,T,1,h,w] in [0,1], where the picture is
-        known to be edited: see `with_region`. In the static form this runs once per window.
+        Arguments as in `SelectiveContentEncoder.forward`. region: [B,T,1,h,w] in [-1,1], where the
+        picture is known to be edited or not: see `with_region`. In the static form this runs once per window.
         """
         inputs = (source, keyframe, clip_embedding, micro, task, first_features, c_noise)
         return self.encode_and_select(*inputs, region=region)[0]

@@ -109,7 +109,7 @@ def _clip_arguments(parser):
         choices=SWITCH,
         default="on",
         help="with --task remove: follow the removed thing through the source, so that it is not taken for what is to "
-        "stay when it was hidden (default: %(default)s)",
+        "stay when it was hidden, nor another moving thing for it (default: %(default)s)",
     )
     clip.add_argument(
         "--inner-keyframes",

@@ -123,8 +123,9 @@ class Condition:
     image_latents: [B,T,4,h,w] unscaled, the (noise-augmented) keyframe seen by the UNet, one per frame.
     clip: [B,1,D]; micro: [B,3]; task: [B] indices.
     source: [B,T,4,h,w] scaled latents of the source video; keyframe: [B,T,4,h,w] unscaled, what the SCE reads.
-    region: [B,T,1,h,w] in [0,1], where the picture is known to be edited, so that the source is not kept there even if
-    the adapters' selection has missed it; None where nothing is known.
+    region: [B,T,1,h,w] in [-1,1]: 1 where the picture is known to be edited, so that the source is not kept there even
+    if the adapters' selection has missed it; -1 where it is known not to be, so that the source is kept; 0, or None,
+    where nothing is known.
     """
 
     image_latents: torch.Tensor

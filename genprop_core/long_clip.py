@@ -46,8 +46,9 @@ class ClipSettings:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
     what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
     whether such a frame has, behind a removed thing, what was seen there before. look_ahead: whether a removed thing is
-    followed through the source ahead of the model, which then never keeps the source there. clean_plate: whether the
-    finished clip has there what is in sight in any other frame of the shot, before or after, or in a keyframe.
+    followed through the source ahead of the model, which then never keeps the source there, and always where another
+    thing moves. clean_plate: whether the finished clip has there what is in sight in any other frame of the shot,
+    before or after, or in a keyframe.
     """
 
     window: int | None = None

@@ -35,6 +35,8 @@ SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
 GAP = 4  # pixels between followed parts that are the thing's as well: spokes and thin limbs are followed in part
 RIM = 1  # pixel, by which the outline is wider than the thing,
 THIN = 4  # but for parts up to twice as wide as this: those are kept whole, as the model's mask has little of them
+BESIDE = 4  # pixels from the thing, from where on what moves can be surely another's,
+MOSTLY = 0.5  # and the share of a latent pixel in which that must be; and of a part, to be like the most of it
 SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
@@ -132,9 +134,21 @@ class Tracking:
         closed = cv2.morphologyEx(self.thing.astype(np.uint8), cv2.MORPH_CLOSE, disc(GAP)) > 0
         return torch.from_numpy(self.thing | closed & ~self.empty)[None]
 
+    def others(self) -> torch.Tensor:
+        """bool [1,h,w]: what moves on its own and surely is none of the thing: followed from where nothing was edited.
+
+        Mere shadows may be the thing's. While all of it is hidden it may be lost, and nothing is sure.
+        """
+        near = cv2.dilate(self.outline()[0].numpy().astype(np.uint8), disc(BESIDE)) > 0
+        others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~near & self.thing.any())
+        count, parts = cv2.connectedComponents(others.astype(np.uint8))
+        shadow = _shadow(self.passing.frame, self.mover.backdrop)
+        mere = [part for part in range(1, count) if shadow[parts == part].mean() > MOSTLY]
+        return torch.from_numpy(others & ~np.isin(parts, mere))[None]
+
     def region(self) -> torch.Tensor:
-        """float32 [1,H/8,W/8]: the thing's share of each latent pixel of the frame that it stands at."""
-        return cells(self.outline(), self.full)
+        """float32 [1,H/8,W/8]: what is `known` of the frame that it stands at."""
+        return known(self.outline(), self.others(), self.full)
 
 
 class Ahead:
@@ -142,22 +156,22 @@ class Ahead:
 
     view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
     index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
-    keyframe. motions: of the camera, from each place in the run's one before to it; outlines: bool [1,h,w] of each
-    place.
+    keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others: bool [1,h,w] of
+    each place.
     """
 
     def __init__(self, view, followed, keyframes, moving: Moving, order):
         self.view, self.followed, self.order = view, followed, order
         frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
         self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
-        self.outlines, self.motions = [self.tracking.outline()], [None]
+        self.outlines, self.others, self.motions = [self.tracking.outline()], [self.tracking.others()], [None]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
         self.tracking.correct(self.view.mask([index], mask[None]))
 
     def regions(self, start: int, count: int, step: Callable[[], None]) -> torch.Tensor:
-        """[n,1,h,w] of a window: its first frame's place in the run, and how many it has.
+        """What is `known` of a window, [n,1,h,w]: its first frame's place in the run, and how many it has.
 
         step() is called before every frame that is new; what it raises stops the work.
         """
@@ -165,13 +179,20 @@ class Ahead:
             step()
             self.tracking.advance(self.followed.frames([index])[0], index)
             self.outlines.append(self.tracking.outline())
+            self.others.append(self.tracking.others())
             self.motions.append(self.tracking.camera_motion())
-        return cells(torch.stack(self.outlines[start : start + count]), self.view.fit.size)
+        window = slice(start, start + count)
+        return known(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)
 
 
-def cells(outlines: torch.Tensor, size) -> torch.Tensor:
-    """bool [...,1,h,w] -> float32 [...,1,H/8,W/8]: their share of each latent pixel of pictures of this size (H, W)."""
-    return F.adaptive_avg_pool2d(outlines.float(), [n // 8 for n in size])
+def known(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tensor:
+    """bool [...,1,h,w], the thing and what surely is another's -> `Condition.region` of pictures of this size (H, W).
+
+    float32 [...,1,H/8,W/8]: the thing's share of each latent pixel; where it has none, down to -1 by how much of it is
+    another's.
+    """
+    mine, theirs = (F.adaptive_avg_pool2d(of.float(), [n // 8 for n in size]) for of in (outlines, others))
+    return torch.where(mine > 0, mine, -(theirs / MOSTLY).clamp(max=1))
 
 
 def without_rim(outline: torch.Tensor) -> torch.Tensor:

@@ -141,10 +141,12 @@ class Chain:
         return torch.stack([shown[p] for p in nearest(len(part), list(shown)).tolist()])
 
     def _region(self, part, followed):
-        """Where the picture is known to be edited, [n,1,h,w] or None: as it was followed, and by the user's masks."""
+        """Where the picture is known to be edited or not, [n,1,h,w] or None: as it was followed, but for the user's
+        masks, which have the last word on where it is."""
         given = self.view.region(part)
-        known = [v for v in (followed, given) if v is not None]
-        return torch.stack(known).amax(0) if known else None
+        if followed is None or given is None:
+            return given if followed is None else followed
+        return torch.where(given > 0, torch.maximum(followed, given), followed)
 
     def _make(self, part, source, keyframe, region, first: bool):
         """One window: frames, the mask as the decoder has it and with the region, at latent size, both None without

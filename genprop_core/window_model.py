@@ -37,7 +37,7 @@ class WindowModel(Protocol):
         source: [T,3,H,W] in [0,1] at the working size, what the SCE sees: in a second pass the region is hidden in it
         already. keyframe: [3,H,W] in [0,1], the edited first frame of the window; with `inner_keyframes`, where the
         window holds more of them, [T,3,H,W] with the nearest for each frame. noise: unit noise [1,T,4,H/8,W/8].
-        region: [T,1,H/8,W/8], where the picture is known to be edited, or None: see `Condition.region`.
+        region: [T,1,H/8,W/8], where the picture is known to be edited or not, or None: see `Condition.region`.
         guided: False samples without guidance.
         progress(step, steps) is called after every sampling step; what it raises stops the window.
         """

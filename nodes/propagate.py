@@ -107,7 +107,8 @@ class GenPropPropagate(io.ComfyNode):
                                          "before or after, take it from there."),
                 io.Boolean.Input("look_ahead", default=True, optional=True,
                                  tooltip="With the task remove: follow the object through the source, so that it is "
-                                         "not taken for what is to stay when it was hidden."),
+                                         "not taken for what is to stay when it was hidden, nor another moving "
+                                         "object for it."),
             ],
             outputs=[
                 io.Image.Output("image", display_name="IMAGE", tooltip="The edited clip, of a source that is IMAGE."),

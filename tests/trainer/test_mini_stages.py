@@ -192,7 +192,7 @@ def test_a_run_that_went_on_has_a_curve_of_its_own(tmp_path):
 
 def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypatch, capsys):
     ran = []
-    for stage in ("vae", "base", "adapters", "long"):
+    for stage in ("vae", "base", "adapters", "long", "decoder"):
         def train(work, minutes, seed, device, stage=stage, **extra):
             ran.append((stage, round(minutes), seed, extra))
             if minutes > 100:
@@ -203,8 +203,8 @@ def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypat
     monkeypatch.setattr("trainer.mini.export.pack", lambda work: ran.append("pack") or "packed")
     assert main(["all", "--minutes", "100", "--pairs", "50", "--long_clips", "30", "--seed", "3", "--batch", "8"]) == 0
     batch, start = {"batch_size": 8}, {"start": None}
-    base, adapters = ("base", 44, 3, batch | start), ("adapters", 44, 3, batch | start | {"selective": 0.25})
-    last = [("rollouts", 30), ("long", 8, 3, batch | start), "pack"]
+    base, adapters = ("base", 41, 3, batch | start), ("adapters", 41, 3, batch | start | {"selective": 0.25})
+    last = [("rollouts", 30), ("long", 8, 3, batch | start), ("decoder", 7, 3, batch | start), "pack"]
     assert ran == [("vae", 3, 3, batch), ("cache", 50), base, adapters, *last]
     assert capsys.readouterr().out.endswith(f"--base packed --adapters {Path('output/mini/adapters.safetensors')}\n")
     assert main(["all", "--minutes", "1000"]) == 2 and ran[-1][0] == "base"

@@ -7,7 +7,7 @@ from genprop_core.errors import GenPropError, exit_code
 from genprop_core.offload import Placement
 
 # of the minutes of `all`; the cache and packing come on top
-SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240, "rollouts": 0, "long": 45, "pack": 0}
+SHARES = {"vae": 17, "cache": 0, "base": 240, "adapters": 240, "rollouts": 0, "long": 45, "decoder": 42, "pack": 0}
 SELECTIVE = {"adapters": 0.25}  # of what `all` trains
 
 
@@ -29,14 +29,15 @@ def main(argv=None) -> int:
     )
     parser.add_argument(
         "--start", metavar="FILE", help="weights to go on from instead of from scratch (stages base and adapters); "
-        "adapters to make clips with, or to go on from, instead of the work folder's (stages rollouts and long)",
+        "adapters to make clips with, to go on from, or to draw with, instead of the work folder's (stages rollouts, "
+        "long and decoder)",
     )
     parser.add_argument("--selective", type=float, help="what the losses of the mask rise to (default: 0.06 in "
                         "stage adapters, 0.4 in stage long, 0.25 and 0.4 in all)")  # fmt: skip
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="torch device to encode and train on (default: %(default)s)")
     parser.add_argument("--batch", type=int, help="of a step: crops (vae: 16 by default) or clips (base: 4, "
-                        "adapters and long: 2)")  # fmt: skip
+                        "adapters and long: 2) or frames (decoder: 4)")  # fmt: skip
     parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache) "
                         "or make them (stage rollouts, on a CPU: one per core)")  # fmt: skip
     arguments = parser.parse_args(argv)
@@ -101,8 +102,10 @@ def _stage(arguments, device):
         from .base import train
     elif arguments.stage == "adapters":
         from .adapters import train
-    else:
+    elif arguments.stage == "long":
         from .long import train
+    else:
+        from .decoder import train
     extra = {"device": device} | ({} if arguments.batch is None else {"batch_size": arguments.batch})
     if arguments.stage != "vae":
         extra["start"] = arguments.start

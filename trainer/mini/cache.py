@@ -71,7 +71,7 @@ def check_vae(cache: Path) -> list[Path]:
             raise GenPropError(
                 f"Expected latents of the VAE in {cache.parent} ({now}), but {path} has those of another "
                 f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.*, "
-                f"adapters.* and long.* beside it, and run the stage {cache.name} again."
+                f"adapters.*, long.* and decoder.* beside it, and run the stage {cache.name} again."
             )
     return shards
 

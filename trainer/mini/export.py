@@ -11,7 +11,7 @@ from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.mini import read_mini, save_mini
 from genprop_core.video_io import write_image, write_video
 
-from .cache import load_vae
+from .cache import digest_of_vae, load_vae
 from .clips import SAMPLE_SEED, make_clip
 from .curves import FOLDER, curve_name, plot
 from .shape import new_image_encoder, new_unet
@@ -20,6 +20,7 @@ from .stage import read_log
 SAMPLE_FPS = 8
 PACKED = "mini.safetensors"
 PARTS = {"vae": "vae", "base": "unet"}  # of the mini's file, by the stage that trains them
+DECODER = "decoder"  # the stage that trains a part of the VAE again
 
 
 def provenance_of(folder, stage: str) -> dict:
@@ -40,6 +41,33 @@ def provenance_of(folder, stage: str) -> dict:
         return json.loads(opened.metadata()["provenance"])["stages"][stage]
 
 
+def _decoder_provenance(folder) -> dict | None:
+    """What made the decoder where it was trained again: here, or before the shipped VAE was unpacked."""
+    if (Path(folder) / f"{DECODER}.safetensors").exists():
+        return read_log(folder, DECODER)[-1]
+    if (Path(folder) / "vae.jsonl").exists():
+        return None
+    with open_tensors(MINI_BASE) as opened:
+        return json.loads(opened.metadata()["provenance"])["stages"].get(DECODER)
+
+
+def latest_vae(folder):
+    """The work folder's VAE, with the decoder of the stage decoder where that was run.
+
+    Raises GenPropError where that went on from another VAE.
+    """
+    vae, file = load_vae(folder), Path(folder) / f"{DECODER}.safetensors"
+    if file.exists():
+        state, metadata = load_tensors(file)
+        if metadata.get("vae") != digest_of_vae(folder):
+            raise GenPropError(
+                f"Expected {file} to go on from vae.safetensors beside it ({digest_of_vae(folder)}), but it went on "
+                f"from {metadata.get('vae', 'another')}. Remove the files {DECODER}.* and run that stage again."
+            )
+        vae.decoder.load_state_dict(state)
+    return vae
+
+
 def export_base(folder, path=MINI_BASE):
     """vae.safetensors and base.safetensors of the work folder -> one file of half precision.
 
@@ -49,9 +77,11 @@ def export_base(folder, path=MINI_BASE):
     unet = new_unet()
     unet.load_state_dict(load_tensors(folder / "base.safetensors")[0])
     provenance = {"stages": {name: provenance_of(folder, name) for name in PARTS}}
+    if (decoder := _decoder_provenance(folder)) is not None:
+        provenance["stages"][DECODER] = decoder
     image_encoder = new_image_encoder()
     image_encoder.load_state_dict({k: v.float() for k, v in read_mini(MINI_BASE)[0]["image_encoder"].items()})
-    save_mini(path, {"unet": unet, "vae": load_vae(folder), "image_encoder": image_encoder}, provenance)
+    save_mini(path, {"unet": unet, "vae": latest_vae(folder), "image_encoder": image_encoder}, provenance)
 
 
 def pack(folder) -> Path:
@@ -126,8 +156,9 @@ def export(folder, assets=ASSETS, curves=FOLDER):
     shutil.copyfile(adapters, shipped)
     export_sample(sample)
     curves.mkdir(parents=True, exist_ok=True)
-    for stage in (*PARTS, "adapters", "long"):
-        curve = "adapters" if stage == "long" else stage  # it goes on from them
+    goes_on = {DECODER: "vae", "long": "adapters"}
+    for stage in (*PARTS, DECODER, "adapters", "long"):
+        curve = goes_on.get(stage, stage)
         if (folder / f"{stage}.jsonl").exists():
             rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, stage))
             (curves / f"{curve_name(curves, curve, rows)}.jsonl").write_text(rows, encoding="utf-8")

@@ -25,7 +25,7 @@ from .drawing import drawn_terms
 from .export import pack
 from .precision import autocast
 from .rollouts import Rollouts
-from .stage import Stage, read_log
+from .stage import Stage
 
 NAME = "long"
 BATCH = 2
@@ -62,11 +62,8 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     provenance |= {"started_from": found.digest, "clips": len(clips)}
     if stage.step == 0:
         stage.log(started_from=found.digest)
-    elif (begun := _started_from(folder)) not in (None, found.digest):
-        raise GenPropError(
-            f"Expected to go on with a run that began from {start} ({found.digest}), but that in {folder} began from "
-            f"{begun}. Remove the files long.* there to begin anew."
-        )
+    else:
+        stage.check_began_from(found.digest, start)
     saved, running = stage.elapsed, {}
     with attach(unet, adapters.config.num_blocks) as taps:
 
@@ -107,12 +104,6 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
                 saved = stage.elapsed
         stage.save()
         return save()
-
-
-def _started_from(folder) -> str | None:
-    """The adapters that the run in this folder began from, by its log."""
-    rows = read_log(folder, NAME) if (folder / f"{NAME}.jsonl").exists() else []
-    return next((row["started_from"] for row in reversed(rows) if "started_from" in row), None)
 
 
 def _from_pairs(pairs, count: int, g, device) -> dict:

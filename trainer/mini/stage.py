@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 
 
@@ -58,6 +59,16 @@ class Stage:
         with open(self.folder / f"{self.name}.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
+
+    def check_began_from(self, digest: str, start) -> None:
+        """Raises GenPropError where the run of this folder, by its log, began from other weights than `start`'s."""
+        rows = read_log(self.folder, self.name) if (self.folder / f"{self.name}.jsonl").exists() else []
+        begun = next((row["started_from"] for row in reversed(rows) if "started_from" in row), digest)
+        if begun != digest:
+            raise GenPropError(
+                f"Expected to go on with a run that began from {start} ({digest}), but that in {self.folder} began "
+                f"from {begun}. Remove the files {self.name}.* there to begin anew."
+            )
 
     def save(self):
         tensors = {}
