@@ -141,14 +141,14 @@ class Tracking:
         """
         near = cv2.dilate(self.outline()[0].numpy().astype(np.uint8), disc(BESIDE)) > 0
         others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~near & self.thing.any())
-        count, parts = cv2.connectedComponents(others.astype(np.uint8))
-        shadow = _shadow(self.passing.frame, self.mover.backdrop)
-        mere = [part for part in range(1, count) if shadow[parts == part].mean() > MOSTLY]
-        return torch.from_numpy(others & ~np.isin(parts, mere))[None]
+        _, parts = cv2.connectedComponents(others.astype(np.uint8))
+        shadow = np.bincount(parts.ravel(), _shadow(self.passing.frame, self.mover.backdrop).ravel())
+        mere = shadow > MOSTLY * np.bincount(parts.ravel())
+        return torch.from_numpy(others & ~mere[parts])[None]
 
     def region(self) -> torch.Tensor:
-        """float32 [1,H/8,W/8]: what is `known` of the frame that it stands at."""
-        return known(self.outline(), self.others(), self.full)
+        """float32 [1,H/8,W/8]: of the frame that it stands at, `as_region`."""
+        return as_region(self.outline(), self.others(), self.full)
 
 
 class Ahead:
@@ -171,7 +171,7 @@ class Ahead:
         self.tracking.correct(self.view.mask([index], mask[None]))
 
     def regions(self, start: int, count: int, step: Callable[[], None]) -> torch.Tensor:
-        """What is `known` of a window, [n,1,h,w]: its first frame's place in the run, and how many it has.
+        """`as_region` of a window, [n,1,h,w]: its first frame's place in the run, and how many it has.
 
         step() is called before every frame that is new; what it raises stops the work.
         """
@@ -182,10 +182,10 @@ class Ahead:
             self.others.append(self.tracking.others())
             self.motions.append(self.tracking.camera_motion())
         window = slice(start, start + count)
-        return known(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)
+        return as_region(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)
 
 
-def known(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tensor:
+def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tensor:
     """bool [...,1,h,w], the thing and what surely is another's -> `Condition.region` of pictures of this size (H, W).
 
     float32 [...,1,H/8,W/8]: the thing's share of each latent pixel; where it has none, down to -1 by how much of it is
