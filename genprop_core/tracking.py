@@ -147,7 +147,7 @@ class Tracking:
         return torch.from_numpy(others & ~mere[parts])[None]
 
     def region(self) -> torch.Tensor:
-        """float32 [1,H/8,W/8]: of the frame that it stands at, `as_region`."""
+        """`as_region` of the frame that it stands at, [1,H/8,W/8]."""
         return as_region(self.outline(), self.others(), self.full)
 
 

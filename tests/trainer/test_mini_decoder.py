@@ -19,7 +19,7 @@ from genprop_core.sampler import SamplerSettings, sample
 from trainer.mini import decoder, export
 from trainer.mini.__main__ import main
 from trainer.mini.base import CHECK, make_condition
-from trainer.mini.cache import Pairs, load_vae
+from trainer.mini.cache import Pairs, digest_of_vae, load_vae
 from trainer.mini.curves import FOLDER
 
 FEW = 2  # pairs that are drawn here
@@ -102,7 +102,7 @@ def test_a_decoder_of_another_vae_is_refused(tmp_path, unchecked):
         export.latest_vae(work)
     (work / "decoder.safetensors").unlink()
     for path in (work / "cache").glob("[0-9]*.safetensors"):
-        save_tensors(path, load_tensors(path)[0], {"vae": export.digest_of_vae(work)})
+        save_tensors(path, load_tensors(path)[0], {"vae": digest_of_vae(work)})
     with pytest.raises(GenPropError, match=r"began from \w+\. Remove the files decoder\.\*"):
         _train(work, 2)
 

@@ -22,12 +22,11 @@ from trainer.encoder import weights_digest
 from .base import CHECK, make_condition, wait_for_pairs
 from .cache import load_vae
 from .drawing import LEVELS, half_way
-from .export import latest_adapters, pack
+from .export import DECODER, latest_adapters, pack
 from .precision import autocast
 from .stage import EMA, Stage
 from .vae import LATENT_NOISE
 
-NAME = "decoder"
 PEAK_RATE = 5e-4
 BATCH = 4  # frames of the truth, and as many that were drawn
 POOL = 256  # pairs that are drawn before training
@@ -38,8 +37,7 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     """Trains for `minutes` (or `steps`) in all and writes decoder.safetensors (EMA weights) into `folder`.
 
     start: the adapter file to draw with, by default the latest of the folder. Drawing the pool, anew at every start,
-    is a part of the minutes. Raises GenPropError where there are no adapters, or to go on
-    with a run of another VAE.
+    is a part of the minutes. Raises GenPropError where there are no adapters, or to go on with a run of another VAE.
     """
     folder, device = Path(folder), torch.device(device)
     start = latest_adapters(folder) if start is None else Path(start)
@@ -49,7 +47,7 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     made_for = weights_digest(vae)
     trained = list(vae.decoder.requires_grad_(True).parameters())
     ema = EMA(trained, 0.998)
-    stage = Stage(folder, NAME, minutes, {NAME: vae.decoder}, torch.optim.Adam(trained, lr=PEAK_RATE), ema, steps)
+    stage = Stage(folder, DECODER, minutes, {DECODER: vae.decoder}, torch.optim.Adam(trained, lr=PEAK_RATE), ema, steps)
     if stage.step == 0:
         stage.log(started_from=made_for)
     else:
@@ -76,7 +74,7 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     ema.copy_to()
     facts = _check(vae, pairs, device)
     stage.log(**facts)
-    save_tensors(folder / f"{NAME}.safetensors", vae.decoder.state_dict(), {"stage": NAME, "vae": made_for})
+    save_tensors(folder / f"{DECODER}.safetensors", vae.decoder.state_dict(), {"stage": DECODER, "vae": made_for})
     return facts
 
 

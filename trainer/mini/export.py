@@ -10,8 +10,9 @@ from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.mini import read_mini, save_mini
 from genprop_core.video_io import write_image, write_video
+from trainer.encoder import weights_digest
 
-from .cache import digest_of_vae, load_vae
+from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
 from .curves import FOLDER, curve_name, plot
 from .shape import new_image_encoder, new_unet
@@ -59,9 +60,9 @@ def latest_vae(folder):
     vae, file = load_vae(folder), Path(folder) / f"{DECODER}.safetensors"
     if file.exists():
         state, metadata = load_tensors(file)
-        if metadata.get("vae") != digest_of_vae(folder):
+        if metadata.get("vae") != (own := weights_digest(vae)):
             raise GenPropError(
-                f"Expected {file} to go on from vae.safetensors beside it ({digest_of_vae(folder)}), but it went on "
+                f"Expected {file} to go on from vae.safetensors beside it ({own}), but it went on "
                 f"from {metadata.get('vae', 'another')}. Remove the files {DECODER}.* and run that stage again."
             )
         vae.decoder.load_state_dict(state)
