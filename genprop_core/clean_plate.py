@@ -34,18 +34,21 @@ class Laid:
     overruled: list = field(default_factory=list)
 
 
-def lay(out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False, step=None) -> Laid:
+def lay(
+    out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False, stays=None, step=None
+) -> Laid:
     """Puts what is known into `out`, in place, near the masks.
 
     out: uint8 [T,3,H,W], what was made; source: the same as filmed, uint8 or float in [0,1]; masks: uint8 [T,1,H,W].
     keyframes: {frame index: [3,h,w]}. shots: [(start, stop)]; nothing is taken from one to another, and those without
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
-    whether the masks are the user's, so that nothing within them is to stay. step() is called three times for every
+    whether the masks are the user's, so that nothing within them is to stay. stays: frame index -> float [1,1,H,W],
+    what moves before the backdrop all the same; or None for nothing. step() is called three times for every
     frame; what it raises stops the work.
     """
     laid = Laid(torch.zeros(len(out)))
-    laying = _Laying(out, masks, source, scale, weight, sure, laid, step or (lambda: None))
+    laying = _Laying(out, masks, source, scale, weight, sure, stays, laid, step or (lambda: None))
     for start, stop in shots:
         given = {k: f for k, f in keyframes.items() if start <= k < stop}
         laying.lay(given, range(start, stop))
@@ -62,6 +65,7 @@ class _Laying:
     scale: float
     weight: Callable | None
     sure: bool
+    stays: Callable | None
     laid: Laid
     step: Callable[[], None]
 
@@ -118,6 +122,8 @@ class _Laying:
             believed = torch.maximum(believed, within)
         share = cv2.erode((known | ~edit[part].numpy()).astype(np.float32), np.ones((3, 3), np.uint8))
         share = torch.from_numpy(cv2.blur(share, (5, 5))) * edit[part] * believed
+        if self.stays is not None:
+            share = share * (1 - self.stays(index)[0, 0][part])
         if self.weight is not None:
             share = share * within
         if share.any():

@@ -53,6 +53,12 @@ def full_mask(view, made, found, index: int, refine: bool = False) -> torch.Tens
     return torch.stack(parts if own is None else [own, *parts]).amax(0)
 
 
+def companions_of(view, made, region, index: int) -> torch.Tensor:
+    """Where something else that moves was put behind the removed thing in a frame, float [1,1,H,W] of the source's."""
+    there = view.fit.undo_mask(made.companions[index : index + 1])
+    return there if region is None else as_float(region.place(as_bytes(there), start=index))
+
+
 def guided(view, part, index: int) -> torch.Tensor:
     """The predicted mask [1,1,h,w] at the source's size, along the edges of the source, without holes."""
     fit, frame = view.fit, as_float(view.source[index : index + 1])

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from . import clean_plate, colour
-from .clip_finish import finished
+from .clip_finish import companions_of, finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask, check_shows_something
 from .clip_progress import Counter, Halves, Steps
 from .clip_region import find_region
@@ -45,7 +45,8 @@ class ClipSettings:
     holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
     what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
-    whether such a frame has, behind a removed thing, what was seen there before. look_ahead: whether a removed thing is
+    whether such a frame has, behind a removed thing, what was seen there before. companions: whether that is so of what
+    moves on its own as well, which takes looking ahead. look_ahead: whether a removed thing is
     followed through the source ahead of the model, which then never keeps the source there, and always where another
     thing moves. clean_plate: whether the finished clip has there what is in sight in any other frame of the shot,
     before or after, or in a keyframe.
@@ -69,6 +70,7 @@ class ClipSettings:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
+    companions: bool = True
     look_ahead: bool = True
     clean_plate: bool = False
 
@@ -139,6 +141,7 @@ def make(model, view: View, keyframes, shots, settings, progress=None, noise=Non
         settings.guide_later,
         settings.passing,
         settings.behind,
+        settings.companions,
     )
     followed = finer(view)
     runs = {shot: plan_runs(*shot, [k for k in keyframes if shot[0] <= k < shot[1]]) for shot in shots}
@@ -223,7 +226,8 @@ def propagate_clip(
         weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
         sure = mask is not None and settings.mask_mode == "replace"
         scale = view.fit.source[0] / view.fit.inner[0]
-        laid = clean_plate.lay(out, masks, frames, whole, shots, scale, weight, sure, step)
+        stays = None if made.companions is None else partial(companions_of, view, made, region)
+        laid = clean_plate.lay(out, masks, frames, whole, shots, scale, weight, sure, stays, step)
         trust, overruled = 1 - (1 - trust) * (1 - laid.known), laid.overruled
     step.end()
     left = untouched(shots, keyframes)

@@ -66,11 +66,11 @@ class Mover:
         if not self.is_one:
             return empty
         still, here, taken = self.still(), telling(now), telling(self.backdrop)  # taken for what stands still
-        stays = followed & (_filled(expected & self.moves) | ~expected | differs | taken)
+        stays = followed & (filled(expected & self.moves) | ~expected | differs | taken)
         kind[still & (near | expected) & ~stays] = LOST
         for whose, new in zip((REMOVED, KEPT), self._told_apart(kind, (empty | taken & ~here) & ~followed, here)):
             kind[new], colour[new] = whose, now[new]
-        kind[_filled((kind == REMOVED) & self.moves) & (kind == LOST) & still] = REMOVED
+        kind[filled((kind == REMOVED) & self.moves) & (kind == LOST) & still] = REMOVED
         return (empty | still) & (kind != REMOVED)
 
     def _mostly_moving(self, followed) -> np.ndarray:
@@ -104,7 +104,7 @@ class Mover:
 
     def _ahead(self) -> np.ndarray:
         """bool [h,w]: where the thing must be, going on from where it was last seen."""
-        return _filled(self._went_on(self.shape) > SHAPE)
+        return filled(self._went_on(self.shape) > SHAPE)
 
     def _went_on(self, shape) -> np.ndarray:
         """A map of the frame that the thing was last seen in, moved on as that moves."""
@@ -143,12 +143,12 @@ class Mover:
         self.last, self.seen = thing, self.index
 
 
-def _filled(mask: np.ndarray) -> np.ndarray:
-    """With gaps up to two HOLEs closed, and all that is enclosed."""
-    padded = np.pad(mask, HOLE).astype(np.uint8)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc(HOLE))
+def filled(mask: np.ndarray, hole: int = HOLE) -> np.ndarray:
+    """With gaps up to twice `hole` pixels closed, and all that is enclosed."""
+    padded = np.pad(mask, hole).astype(np.uint8)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc(hole))
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    return cv2.drawContours(closed, outlines, -1, 1, -1)[HOLE:-HOLE, HOLE:-HOLE] > 0
+    return cv2.drawContours(closed, outlines, -1, 1, -1)[hole:-hole, hole:-hole] > 0
 
 
 def _without_lines(mask: np.ndarray) -> np.ndarray:

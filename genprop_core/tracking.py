@@ -20,7 +20,7 @@ from .behind import SURE, Behind, disc
 from .compositing import THRESHOLD
 from .confidence import MARGIN
 from .frames import resize
-from .mover import Mover
+from .mover import Mover, filled
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
@@ -37,6 +37,8 @@ RIM = 1  # pixel, by which the outline is wider than the thing,
 THIN = 4  # but for parts up to twice as wide as this: those are kept whole, as the model's mask has little of them
 BESIDE = 4  # pixels from the thing, from where on what moves can be surely another's,
 MOSTLY = 0.5  # and the share of a latent pixel in which that must be; and of a part, to be like the most of it
+SURELY = 0.3  # share of a companion's outline that surely is another's
+SPECK = 2  # pixels across half of what is no companion
 SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
@@ -139,12 +141,22 @@ class Tracking:
 
         Mere shadows may be the thing's. While all of it is hidden it may be lost, and nothing is sure.
         """
-        near = cv2.dilate(self.outline()[0].numpy().astype(np.uint8), disc(BESIDE)) > 0
-        others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~near & self.thing.any())
+        others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~self._near() & self.thing.any())
         _, parts = cv2.connectedComponents(others.astype(np.uint8))
         shadow = np.bincount(parts.ravel(), _shadow(self.passing.frame, self.mover.backdrop).ravel())
         mere = shadow > MOSTLY * np.bincount(parts.ravel())
         return torch.from_numpy(others & ~mere[parts])[None]
+
+    def _near(self) -> np.ndarray:
+        return cv2.dilate(self.outline()[0].numpy().astype(np.uint8), disc(BESIDE)) > 0
+
+    def companions(self) -> torch.Tensor:
+        """bool [1,h,w]: all that is in sight of the `others`, without their shadows: their outlines, filled."""
+        moves, near = self.mover.moves & ~_shadow(self.passing.frame, self.mover.backdrop), self._near()
+        whole = (filled(moves & ~near, SPECK) & ~near).astype(np.uint8)
+        _, parts = cv2.connectedComponents(cv2.morphologyEx(whole, cv2.MORPH_OPEN, disc(SPECK)))
+        sure = np.bincount(parts.ravel(), self.others()[0].numpy().ravel()) > SURELY * np.bincount(parts.ravel())
+        return torch.from_numpy(sure[parts] & (parts > 0))[None]
 
     def region(self) -> torch.Tensor:
         """`as_region` of the frame that it stands at, [1,H/8,W/8]."""
@@ -156,8 +168,8 @@ class Ahead:
 
     view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
     index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
-    keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others: bool [1,h,w] of
-    each place.
+    keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others, companions: bool
+    [1,h,w] of each place.
     """
 
     def __init__(self, view, followed, keyframes, moving: Moving, order):
@@ -165,6 +177,7 @@ class Ahead:
         frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
         self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
         self.outlines, self.others, self.motions = [self.tracking.outline()], [self.tracking.others()], [None]
+        self.companions = [self.tracking.companions()]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
@@ -180,6 +193,7 @@ class Ahead:
             self.tracking.advance(self.followed.frames([index])[0], index)
             self.outlines.append(self.tracking.outline())
             self.others.append(self.tracking.others())
+            self.companions.append(self.tracking.companions())
             self.motions.append(self.tracking.camera_motion())
         window = slice(start, start + count)
         return as_region(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)

@@ -9,6 +9,7 @@ import torch
 
 from .adapters import with_region
 from .clip_progress import Counter
+from .companions import Beside
 from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
@@ -33,8 +34,9 @@ class Chain:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
     passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
-    the removed thing there; where the model changes things instead, it never is. ahead: indices of a run's frames ->
-    `tracking.Ahead`, by which the removed thing is followed ahead of the windows; None to leave that.
+    the removed thing there; where the model changes things instead, it never is. companions: whether what moves on its
+    own is put behind it in every frame, as it was seen before; only with `behind` and `ahead`. ahead: indices of a
+    run's frames -> `tracking.Ahead`, by which the removed thing is followed ahead of the windows; None to leave that.
     """
 
     model: WindowModel
@@ -50,6 +52,7 @@ class Chain:
     guide_later: bool = False
     passing: bool = True
     behind: bool = True
+    companions: bool = True
     ahead: Callable | None = None
 
     def follow(self, run: Run, keyframe: torch.Tensor, made: Made, places=None) -> None:
@@ -58,6 +61,7 @@ class Chain:
         window, length = min(self.window, len(run.order)), len(run.order)
         done = start = 0
         inherited, reference, following, source, ahead, decoded = 1.0, None, None, None, None, None
+        beside = Beside(self.view)
         self.counter.ahead -= self.count(run)
         while done < run.need:
             if done:
@@ -82,6 +86,8 @@ class Chain:
             followed = None if ahead is None else ahead.regions(start, len(part), self.counter.again)
             region = self._region(part, followed)
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
+            if self.companions and self.behind and ahead is not None and shown is not None:
+                frames = beside.laid(frames, source, shown, ahead.companions, start)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if decoded is None else decoded)
@@ -96,7 +102,8 @@ class Chain:
                     n = p - start
                     made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(own[n]), float(change[n]))
                     if ahead is not None:
-                        made.draw(places[p], without_rim(ahead.outlines[p]))
+                        outline = ahead.outlines[p]
+                        made.draw(places[p], without_rim(outline), beside.at(p, outline.shape[-2:]))
             if done:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
@@ -190,4 +197,4 @@ def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
             values = (float(of[p]) for of in (other.confidence, other.own, other.change))
             made.put(index, weight, as_float(other.frames[p]), other.mask[p], *values)
             if other.outline is not None and weight > 0.5:
-                made.draw(index, other.outline[p])
+                made.draw(index, other.outline[p], other.companions[p])

@@ -29,6 +29,7 @@ VARIANTS = {  # name -> (settings, whether in large frames, which have a keyfram
     "without anchoring": (replace(BASE, anchor=False), False, FIRST),
     "nothing passes through": (replace(BASE, passing=False), False, FIRST),
     "nothing seen before": (replace(BASE, behind=False), False, FIRST),
+    "companions forgotten": (replace(BASE, companions=False), False, FIRST),
     MASKED: (BASE, False, FIRST),
     "overlap of 1 frame": (replace(BASE, overlap=1), False, FIRST),
     "guidance 1 to 3": (BASE, False, FIRST),

@@ -15,7 +15,7 @@ from genprop_core.sampler import SamplerSettings, sample
 from genprop_core.unet import denoise
 from trainer.mini import adapters, base, cache, precision, vae
 from trainer.mini.clips import make_clip
-from trainer.mini.drawing import LATENTS, LEVELS, PIXELS, drawn_loss, half_way
+from trainer.mini.drawing import LATENTS, LEVELS, LITTLE, PIXELS, USUAL, drawn_loss, half_way, pixel_loss
 from trainer.mini.export import unpack
 
 
@@ -58,8 +58,11 @@ def test_latents_of_another_vae_are_refused(tmp_path, monkeypatch):
     unpack(tmp_path)
     cache.build(tmp_path, 1)
     tensors = load_tensors(tmp_path / "vae.safetensors")[0]
-    name = next(iter(tensors))
-    save_tensors(tmp_path / "vae.safetensors", tensors | {name: tensors[name] + 0.01}, {})
+    for part in ("decoder", "encoder"):
+        name = next(k for k in tensors if k.startswith(part))
+        save_tensors(tmp_path / "vae.safetensors", tensors | {name: tensors[name] + 0.01}, {})
+        if part == "decoder":
+            assert len(cache.Pairs(tmp_path)) == 1, "what latents mean is the encoder's"
     wanted = r"latents of the VAE .* has those of another .*Remove .*cache, with the files .* long\.\* and decoder\.\*"
     for use in (cache.Pairs, lambda folder: cache.build(folder, 2)):
         with pytest.raises(GenPropError, match=wanted):
@@ -104,7 +107,19 @@ def test_what_is_drawn_as_it_should_be_costs_nothing_in_pixels(mini, seed):
     total, pixels = loss(truth, made)
     assert pixels < 1e-8 and total < 1e-5
     total, pixels = loss(truth + 0.1, made + 1)
-    assert abs(pixels - 0.01) < 1e-5 and abs(total - PIXELS * 0.01 - LATENTS) < 1e-2
+    expected = PIXELS * pixel_loss(torch.tensor(0.01)) + LATENTS
+    assert abs(pixels - 0.01) < 1e-5 and abs(total - expected) < 1e-2
+
+
+def test_a_decibel_counts_in_easy_pictures_too():
+    """The better a picture is, the more what is left of its error weighs; of a bad one, half of that at least."""
+    errors = torch.tensor([0.0, USUAL, USUAL / 10, USUAL * 10], dtype=torch.float64, requires_grad=True)
+    loss = pixel_loss(errors)
+    assert loss[0] == 0
+    loss.sum().backward()
+    slopes = errors.grad.tolist()
+    assert slopes[0] == pytest.approx((1 + (USUAL + LITTLE) / LITTLE) / 2) and slopes[1] == pytest.approx(1)
+    assert slopes[0] > slopes[2] > slopes[1] > slopes[3] > 0.5
 
 
 def _work(folder):

@@ -25,7 +25,7 @@ from trainer.mini.__main__ import main
 from trainer.mini.base import make_condition
 from trainer.mini.clips import Clip, make_clip
 from trainer.mini.curves import FOLDER
-from trainer.mini.drawing import LATENTS, LEVELS, MASK, PIXELS, drawn_terms
+from trainer.mini.drawing import LATENTS, LEVELS, MASK, PIXELS, drawn_terms, pixel_loss
 from trainer.mini.export import export, unpack
 
 SHORT = 12  # frames of a long clip here
@@ -200,7 +200,7 @@ def test_adapters_that_draw_the_truth_lose_nothing_but_for_the_mask(mini, seed, 
     wrong = terms(target=made + batch["mask"], truth=truth + 0.1 * (1 - batch["area"]))
     assert wrong["pixels_in"] < 1e-6 and abs(wrong["pixels_out"] - 0.01) < 1e-5
     assert wrong["latents_out"] < 1e-6 and abs(wrong["latents_in"] - 1) < 1e-4
-    expected = PIXELS * 0.01 + 0.5 * settings.lambda_mask * LATENTS
+    expected = PIXELS * pixel_loss(wrong["pixels_out"]) + 0.5 * settings.lambda_mask * LATENTS
     assert abs(wrong["total"] - right["total"] - expected) < 1e-3
 
 

@@ -57,7 +57,8 @@ def encode_pair(vae, image_encoder, clip, seed) -> dict[str, torch.Tensor]:
 
 
 def digest_of_vae(folder) -> str:
-    return weights_digest(load_vae(folder))
+    """Of the encoder: it alone says what latents mean, so a decoder that was trained again fits what is encoded."""
+    return weights_digest(load_vae(folder).encoder)
 
 
 def check_vae(cache: Path) -> list[Path]:

@@ -12,7 +12,9 @@ from genprop_core.base import MINI_SAMPLED
 from genprop_core.unet import denoise
 
 LEVELS = edm.karras_sigmas(MINI_SAMPLED["steps"], MINI_SAMPLED["sigma_min"]).tolist()[:-1]
-PIXELS = 200.0  # weight of the squared error in pixels, which are in [0,1]
+PIXELS = 200.0  # weight of the error in pixels, which are in [0,1]
+USUAL = 5e-4  # squared error of a picture as the mini draws it, and
+LITTLE = 1e-4  # one that is not worth more, however small it gets
 LATENTS = 0.3  # and of that in latents, beside it
 MASK = 1.0  # and of the mask decoder's and the selection's losses, where adapters draw
 
@@ -30,6 +32,15 @@ def half_way(unet, condition, noise, reached: int, *own) -> torch.Tensor:
     return x
 
 
+def pixel_loss(errors: torch.Tensor) -> torch.Tensor:
+    """Squared errors of pictures, of any shape -> half of them as they are, half by how many dB they are off.
+
+    The former alone is a matter of the hardest pictures; of a smooth one, that the VAE keeps nearly as it is, most of
+    what is lost would never count. 0 for 0, and of slope 1 at what is USUAL.
+    """
+    return (errors + (USUAL + LITTLE) * torch.log1p(errors / LITTLE)) / 2
+
+
 def drawn_loss(unet, vae, clean, condition, truth, at, generator) -> tuple[torch.Tensor, torch.Tensor]:
     """(loss, squared error in pixels) of what is drawn at one of LEVELS, of one frame of every sample.
 
@@ -42,8 +53,9 @@ def drawn_loss(unet, vae, clean, condition, truth, at, generator) -> tuple[torch
     made = denoise(unet, x, torch.full((count,), LEVELS[reached], device=x.device), condition)
     one = made[torch.arange(count), at].to(memory_format=torch.channels_last)
     picture = vae.decode(one, return_dict=False)[0].float() / 2 + 0.5
-    pixels = (picture - truth).square().mean()
-    return PIXELS * pixels + LATENTS * (made.float() - clean).square().mean(), pixels
+    pixels = (picture - truth).square().mean((1, 2, 3))
+    loss = PIXELS * pixel_loss(pixels).mean() + LATENTS * (made.float() - clean).square().mean()
+    return loss, pixels.mean()
 
 
 def drawn_terms(unet, vae, taps, adapters, condition, batch, generator, selective: float, settings) -> dict:
@@ -71,17 +83,18 @@ def drawn_terms(unet, vae, taps, adapters, condition, batch, generator, selectiv
 
     def mean(error, region):
         value, present = losses.region_mean(error, region)
-        return torch.where(present, value, torch.zeros_like(value)).mean()
+        return torch.where(present, value, torch.zeros_like(value))
 
+    outside = mean(pixels, 1 - batch["area"])
     terms = {
-        "pixels_in": mean(pixels, batch["area"]),
-        "pixels_out": mean(pixels, 1 - batch["area"]),
-        "latents_in": mean(latents, mask),
-        "latents_out": mean(latents, 1 - mask),
+        "pixels_in": mean(pixels, batch["area"]).mean(),
+        "pixels_out": outside.mean(),
+        "latents_in": mean(latents, mask).mean(),
+        "latents_out": mean(latents, 1 - mask).mean(),
         "mpd": losses.mask_term(adapters.mpd(features, frames), mask, settings),
         "select": losses.mask_term(selection, mask, settings),
     }
     inside = selective * settings.lambda_mask
-    drawn = PIXELS * (terms["pixels_out"] + inside * terms["pixels_in"])
+    drawn = PIXELS * (pixel_loss(outside).mean() + inside * terms["pixels_in"])
     drawn = drawn + LATENTS * (terms["latents_out"] + inside * terms["latents_in"])
     return terms | {"total": drawn + MASK * (terms["mpd"] + terms["select"])}

@@ -1,0 +1,205 @@
+"""What moves beside the removed thing and goes behind it: how it moves, what is hidden of it, and where it is put."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from panning_scene import FRAMES, GUESS, SIZE, THING, Guessing, edit, scene
+
+from genprop_core.companions import Companions, own_motion
+from genprop_core.frames import as_bytes, as_float
+from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.moving import Moving
+from genprop_core.passing import picture_of
+from genprop_core.tracking import Tracking
+
+PLAIN = ClipSettings(find_shots=False, colour="off")
+COLOURS = torch.tensor([[0.9, 0.8, 0.1], [0.1, 0.2, 0.8]]).view(2, 3, 1, 1)
+
+
+def draw(frame, x, y, angle, side=26):
+    """A square of two colours into a frame [3,H,W], in place. Returns where, bool [H,W]."""
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in frame.shape[-2:]), indexing="ij")
+    along = math.cos(angle) * (columns - x) + math.sin(angle) * (rows - y)
+    across = -math.sin(angle) * (columns - x) + math.cos(angle) * (rows - y)
+    cover = torch.sigmoid(4 * (side / 2 - torch.maximum(along.abs(), across.abs())))
+    colour = torch.lerp(COLOURS[1], COLOURS[0], torch.sigmoid(4 * along)[None])
+    frame.copy_(torch.lerp(frame, colour, cover))
+    return cover > 0.5
+
+
+def crossing(turn=0.08, speed=5.0, y=38.0, changes=None):
+    """(source, target, where the square is [T,H,W]): it turns and goes to the right, in part behind the red thing.
+
+    changes: the frame from which on it has another colour; the truth has it as well.
+    """
+    _, target = scene()
+    squares = torch.stack([draw(f, 24 + speed * t, y, turn * t) for t, f in enumerate(target)])
+    if changes is not None:
+        for frame, square in zip(target[changes:], squares[changes:]):
+            frame[:, square] = torch.tensor([0.95, 0.95, 0.95])[:, None]
+    target = as_float(as_bytes(target))
+    source = target.clone()
+    source[:, :, THING[0], THING[1]] = torch.tensor([0.9, 0.1, 0.1]).view(3, 1, 1)
+    return source, target, squares
+
+
+HIDDEN = edit(0)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+@pytest.mark.parametrize("half", [False, True])
+def test_shift_and_turn_are_found_by_what_is_in_sight(scale, half):
+    before, now = (torch.full((3, SIZE * scale, SIZE * scale), 0.4) for _ in range(2))
+    draw(before, 50 * scale, 60 * scale, 0.3, 26 * scale)
+    where = draw(now, 53.5 * scale, 58 * scale, 0.42, 26 * scale)
+    if half:
+        where[:, 54 * scale :] = False
+    kept = [picture_of(f).copy() for f in (before, now)]
+    grown = np.pad(where.numpy(), 3)  # with a rim, as its outline tells most
+    grown = np.any([np.roll(grown, at, (0, 1)) for at in [(-3, 0), (3, 0), (0, -3), (0, 3)]], 0)[3:-3, 3:-3]
+    pictures = [picture_of(f) for f in (before, now)]
+    motion = own_motion(*pictures, grown, np.eye(3)[:2], known=False)
+    assert all((a == b).all() for a, b in zip(kept, pictures))
+    np.testing.assert_allclose(motion @ [53.5 * scale, 58 * scale, 1], [50 * scale, 60 * scale], atol=0.4 * scale)
+    turn = math.atan2(motion[1, 0], motion[0, 0])
+    assert abs(turn + 0.12) < 0.02 and abs(np.linalg.det(motion[:, :2]) - 1) < 0.05
+
+
+def test_with_little_in_sight_it_goes_on_as_expected():
+    """A strip of one colour tells nothing of a turn."""
+    now = torch.full((3, SIZE, SIZE), 0.4)
+    strip = np.zeros((SIZE, SIZE), bool)
+    strip[50:70, 40:46] = True
+    guess = np.array([[math.cos(0.1), -math.sin(0.1), 2.0], [math.sin(0.1), math.cos(0.1), 5.0]])
+    motion = own_motion(picture_of(now), picture_of(now), strip, guess, known=True)
+    np.testing.assert_allclose(motion, guess, atol=1e-6)
+
+
+def followed(source, squares, hides=HIDDEN):
+    """What is known of the companion in every frame: [(picture, share)]. In sight of it is what is not hidden."""
+    out, companions = [], None
+    for frame, square in zip(source, squares):
+        given = frame.clone(), hides.clone(), (square & ~hides).clone()
+        if companions is None:
+            companions = Companions(*given)
+        else:
+            companions.advance(*given)
+        assert given[0].equal(frame) and given[1].equal(hides) and given[2].equal(square & ~hides)
+        out.append(companions.whole())
+    return out
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.08, -0.15])
+def test_what_is_hidden_is_known_from_before(turn):
+    source, target, squares = crossing(turn)
+    seen, counted = 0, 0
+    for (picture, share), truth, square in zip(followed(source, squares), target, squares):
+        assert picture.shape == truth.shape and share.shape == (1, SIZE, SIZE) and 0 <= share.min() <= share.max() <= 1
+        there = HIDDEN & square
+        if there.sum() > 80:
+            sure = there & (share[0] > 0.5)
+            counted, seen = counted + there.sum(), seen + sure.sum()
+            assert (picture - truth)[:, sure].square().mean() < 0.012
+    assert counted > 1500 and seen > 0.6 * counted
+
+
+def test_one_that_changes_is_not_shown_as_it_was():
+    source, _, squares = crossing(changes=7)
+    known = followed(source, squares)
+    assert (known[6][1][0][HIDDEN] > 0.5).sum() > 80
+    assert known[8][1][0][HIDDEN].max() == 0
+
+
+def test_one_that_is_gone_for_long_is_given_up():
+    source, _, squares = crossing(turn=0, speed=6.0, y=60.0)
+    hides = HIDDEN.clone()
+    hides[:, 40:] = True
+    known = followed(source, squares, hides)
+    counts = [float(share[0][hides].max()) for _, share in known]
+    assert counts[4] > 0.9 and counts[-1] == 0
+
+
+def test_nothing_is_known_where_nothing_moves():
+    source, _ = scene()
+    for _, share in followed(source, torch.zeros(FRAMES, SIZE, SIZE, dtype=torch.bool)):
+        assert share.max() == 0
+
+
+def tracked(source, keyframe):
+    def picture(index, part):
+        return picture_of(source[index])[part]
+
+    tracking = Tracking(source[0], keyframe, Moving.of_film(picture, (SIZE, SIZE), range(len(source))), 0)
+    found = [tracking.companions()]
+    for index in range(1, len(source)):
+        tracking.advance(source[index], index)
+        found.append(tracking.companions())
+    return torch.stack(found)[:, 0]
+
+
+def test_a_companions_outline_is_found_in_the_film():
+    source, target, squares = crossing()
+    found = tracked(source, target[0])
+    near = edit(6)
+    for t in range(2, FRAMES - 2):
+        seen = squares[t] & ~near
+        assert (found[t] & seen).sum() > 0.8 * seen.sum()
+        assert (found[t] & ~squares[t]).sum() < 0.5 * squares[t].sum() and not (found[t] & edit(2)).any()
+
+
+def test_a_shadow_is_no_companion():
+    source, target = scene()
+    for frames in (source, target):
+        for t in range(FRAMES):
+            frames[t, :, 96:116, 20 + 5 * t : 40 + 5 * t] *= 0.6
+    assert tracked(source, target[0]).sum() < 0.02 * FRAMES * 20 * 20
+
+
+@pytest.mark.parametrize("keyframe", [0, FRAMES - 1])
+def test_a_clip_is_made_with_what_is_behind_the_removed_thing(keyframe):
+    """The stand-in paints the whole of the edit green."""
+    source, target, squares = crossing(speed=6.5)
+    made = {}
+    for companions in (True, False):
+        settings = replace(PLAIN, companions=companions)
+        result = propagate_clip(Guessing(True), as_bytes(source), {keyframe: as_bytes(target[keyframe])}, settings)
+        made[companions] = as_float(result.frames)
+    there = HIDDEN & squares
+    there[keyframe] = False
+    green = (made[False] - GUESS).abs().amax(1) < 0.02
+    assert green[there].float().mean() > 0.9, "without them all is the model's"
+    errors = {k: (v - target).square().mean(1)[there].mean() for k, v in made.items()}
+    assert errors[True] < 0.5 * errors[False]
+    far = ~edit(6) & ~squares
+    assert (made[True] - made[False])[..., :, :].abs().amax(1)[far].max() == 0
+
+
+def test_the_clean_plate_leaves_them_where_they_are():
+    """It knows of the backdrop alone."""
+    source, target, squares = crossing(speed=6.5)
+    there = HIDDEN & squares
+    errors = {}
+    for companions in (True, False):
+        settings = replace(PLAIN, companions=companions, clean_plate=True)
+        made = propagate_clip(Guessing(True), as_bytes(source), {0: as_bytes(target[0])}, settings).frames
+        errors[companions] = (as_float(made) - target).square().mean(1)[there].mean()
+        behind = HIDDEN & ~squares
+        assert (as_float(made) - target).square().mean(1)[behind].mean() < 0.004, "and is laid all around"
+    assert errors[True] < 0.5 * errors[False]
+
+
+@pytest.mark.parametrize("changes", [{"behind": False}, {"look_ahead": False}, {"anchor": True, "companions": False}])
+def test_they_are_put_nowhere_where_it_is_switched_off(changes):
+    source, target, squares = crossing()
+    settings = replace(PLAIN, **changes)
+    frames = propagate_clip(Guessing(True), as_bytes(source), {0: as_bytes(target[0])}, settings).frames
+    assert ((as_float(frames) - GUESS).abs().amax(1) < 0.02)[2:, HIDDEN].all()
+
+
+def test_an_edit_that_removes_nothing_keeps_what_the_model_made():
+    source, target, _ = crossing()
+    frames = propagate_clip(Guessing(False), as_bytes(source), {0: as_bytes(target[0])}, PLAIN).frames
+    assert ((as_float(frames) - GUESS).abs().amax(1) < 0.02)[2:, HIDDEN].all()
