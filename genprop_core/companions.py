@@ -140,6 +140,7 @@ class Companions:
                 there = mine[0] | there
                 one.shape += NEW * (mine[0] - one.shape)
             one.picture[there] = self.frame[there]
+        self.all = [one for one in self.all if one.known().any()]
         new = [part for part, of in zip(parts, owners) if not of]
         self.all += [Companion(self.frame.astype(np.float32), part.astype(np.float32)) for part in new]
 
