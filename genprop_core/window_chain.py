@@ -73,7 +73,7 @@ class Chain:
                 for p in range(earlier + 1, start + 1):
                     motion = () if ahead is None else (ahead.motions[p],)
                     following.advance(made, places[p], run.order[p], source[p - earlier], *motion)
-                keyframe = following.picture(made, places[start], run.order[start])
+                keyframe = beside.put(following.picture(made, places[start], run.order[start]), start)
                 inherited = float(made.confidence[places[start]])  # no window is better than what it starts from
             part = run.order[start : start + window]
             after = max(0, run.need - start - window)
@@ -87,7 +87,7 @@ class Chain:
             region = self._region(part, followed)
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
             if self.companions and self.behind and ahead is not None and shown is not None:
-                frames = beside.laid(frames, source, shown, ahead.companions, start)
+                frames = beside.laid(frames, source, shown, ahead.companions, start, self.counter.again)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if decoded is None else decoded)

@@ -8,10 +8,13 @@ import pytest
 import torch
 from panning_scene import FRAMES, GUESS, SIZE, THING, Guessing, edit, scene
 
-from genprop_core.companions import Companions, own_motion
+from genprop_core.clip_input import View
+from genprop_core.companions import Beside, Companion, Companions
+from genprop_core.fit import plan_fit
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip
 from genprop_core.moving import Moving
+from genprop_core.own_motion import own_motion
 from genprop_core.passing import picture_of
 from genprop_core.tracking import Tracking
 
@@ -78,6 +81,19 @@ def test_with_little_in_sight_it_goes_on_as_expected():
     np.testing.assert_allclose(motion, guess, atol=1e-6)
 
 
+STRIPS = [((10, 290), (100, 101)), ((50, 51), (10, 250)), ((5, 6), (5, 6)), ((0, 0), (0, 0))]
+
+
+@pytest.mark.parametrize("rows, columns", STRIPS)
+def test_a_strip_too_thin_to_tell_by_goes_on_as_expected(rows, columns):
+    now = torch.rand(3, 300, 300)
+    strip = np.zeros((300, 300), bool)
+    strip[slice(*rows), slice(*columns)] = True
+    guess = np.array([[1, 0, 2.0], [0, 1, 5.0]])
+    motion = own_motion(picture_of(now.flip(-1)), picture_of(now), strip, guess, known=True)
+    assert np.isfinite(motion).all() and np.abs(motion - guess).max() < 4
+
+
 def followed(source, squares, hides=HIDDEN):
     """What is known of the companion in every frame: [(picture, share)]. In sight of it is what is not hidden."""
     out, companions = [], None
@@ -104,6 +120,30 @@ def test_what_is_hidden_is_known_from_before(turn):
             counted, seen = counted + there.sum(), seen + sure.sum()
             assert (picture - truth)[:, sure].square().mean() < 0.012
     assert counted > 1500 and seen > 0.6 * counted
+
+
+def test_a_slow_one_is_whole_when_it_gets_there():
+    """Its outline is cut some pixels before the edit, and does not count any more when it comes near."""
+    source, _, squares = crossing(turn=0, speed=0.5)
+    hides = edit(-4)  # from x 48 on; the square goes from 37 to 44
+    hides[:, 40:] = True
+    seen = squares.clone()
+    seen[:, :, 34:] = False
+    companions = Companions(source[0], hides, squares[0] & ~hides, 8)
+    for frame, square in zip(source[1:], seen[1:]):
+        companions.advance(frame, hides, square)
+    assert (companions.all[0].known() & squares[-1].numpy()).sum() > 0.9 * squares[-1].sum()
+
+
+def test_one_that_was_just_seen_goes_before_one_that_was_not():
+    source, _, squares = crossing()
+    companions = Companions(source[0], HIDDEN, squares[0])
+    sure = companions.all[0]
+    stale = Companion(np.zeros_like(sure.picture), sure.shape.copy(), unseen=5)
+    companions.all.append(stale)
+    picture, share = companions.whole()
+    there = share[0] > 0.9
+    assert there.sum() > 200 and (picture - source[0])[:, there].abs().max() < 0.01
 
 
 def test_one_that_changes_is_not_shown_as_it_was():
@@ -175,6 +215,35 @@ def test_a_clip_is_made_with_what_is_behind_the_removed_thing(keyframe):
     assert errors[True] < 0.5 * errors[False]
     far = ~edit(6) & ~squares
     assert (made[True] - made[False])[..., :, :].abs().amax(1)[far].max() == 0
+
+
+def test_the_next_window_starts_with_them():
+    source, target, squares = crossing(speed=6.5)
+    model = Guessing(True)
+    settings = replace(PLAIN, window=6, overlap=2)
+    propagate_clip(model, as_bytes(source), {0: as_bytes(target[0])}, settings)
+    starts = [int((call["source"][0] - source).abs().flatten(1).amax(1).argmin()) for call in model.calls]
+    checked = [(c, at) for c, at in zip(model.calls, starts) if (HIDDEN & squares[at]).sum() > 80 and at]
+    assert checked
+    for call, at in checked:
+        there = HIDDEN & squares[at]
+        assert (call["keyframe"] - target[at])[:, there].square().mean() < 0.02
+
+
+def test_it_can_be_stopped_between_frames():
+    source, target, _ = crossing()
+    view = View(as_bytes(source), plan_fit(SIZE, SIZE, 8), None, "replace", False)
+    beside, count = Beside(view), []
+
+    def stop():
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+
+    seen = [torch.zeros(1, SIZE, SIZE, dtype=torch.bool)] * 8
+    with pytest.raises(KeyboardInterrupt):
+        beside.laid(source[:8], source[:8], HIDDEN.float().expand(8, 1, -1, -1), seen, 0, stop)
+    assert len(count) == 3
 
 
 def test_the_clean_plate_leaves_them_where_they_are():

@@ -13,6 +13,7 @@ from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from genprop_core.sampler import SamplerSettings, sample
 from genprop_core.unet import denoise
+from trainer.encoder import weights_digest
 from trainer.mini import adapters, base, cache, precision, vae
 from trainer.mini.clips import make_clip
 from trainer.mini.drawing import LATENTS, LEVELS, LITTLE, PIXELS, USUAL, drawn_loss, half_way, pixel_loss
@@ -69,6 +70,8 @@ def test_latents_of_another_vae_are_refused(tmp_path, monkeypatch):
             use(tmp_path)
     assert len(list((tmp_path / "cache").iterdir())) == 2, "a shard and its pictures"
     save_tensors(tmp_path / "vae.safetensors", tensors, {})
+    shard = tmp_path / "cache" / "000000.safetensors"  # as an earlier version wrote it
+    save_tensors(shard, load_tensors(shard)[0], {"vae": weights_digest(cache.load_vae(tmp_path))})
     cache.build(tmp_path, 2)
     assert len(cache.Pairs(tmp_path)) == 2
 

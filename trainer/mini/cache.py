@@ -65,13 +65,14 @@ def check_vae(cache: Path) -> list[Path]:
     """The shards of a folder. Raises GenPropError where one was made by another VAE than the one beside it now."""
     shards = sorted(cache.glob("[0-9]*.safetensors"))
     now = digest_of_vae(cache.parent) if shards else None
+    whole = weights_digest(load_vae(cache.parent)) if shards else None  # what was written by earlier versions
     for path in shards:
         with open_tensors(path) as file:
             found = (file.metadata() or {}).get("vae")
-        if found != now:
+        if found not in (now, whole):
             raise GenPropError(
                 f"Expected latents of the VAE in {cache.parent} ({now}), but {path} has those of another "
-                f"({found or 'unknown'}): that one was trained further. Remove {cache}, with the files base.*, "
+                f"({found or 'unknown'}): its encoder was trained further. Remove {cache}, with the files base.*, "
                 f"adapters.*, long.* and decoder.* beside it, and run the stage {cache.name} again."
             )
     return shards
