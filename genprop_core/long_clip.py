@@ -45,11 +45,11 @@ class ClipSettings:
     holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
     whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
     what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
-    whether such a frame has, behind a removed thing, what was seen there before. companions: whether that is so of what
-    moves on its own as well, which takes looking ahead. look_ahead: whether a removed thing is
-    followed through the source ahead of the model, which then never keeps the source there, and always where another
-    thing moves. clean_plate: whether the finished clip has there what is in sight in any other frame of the shot,
-    before or after, or in a keyframe.
+    whether such a frame has, behind a removed thing, what was seen there before. companions: whether every frame has
+    there what moves on its own, as it was seen before; with `behind` and looking ahead. look_ahead: whether a removed
+    thing is followed through the source ahead of the model, which then never keeps the source there, and always where
+    another thing moves. clean_plate: whether the finished clip has there what is in sight in any other frame of the
+    shot, before or after, or in a keyframe.
     """
 
     window: int | None = None

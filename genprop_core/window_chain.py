@@ -73,7 +73,7 @@ class Chain:
                 for p in range(earlier + 1, start + 1):
                     motion = () if ahead is None else (ahead.motions[p],)
                     following.advance(made, places[p], run.order[p], source[p - earlier], *motion)
-                keyframe = beside.put(following.picture(made, places[start], run.order[start]), start)
+                keyframe = following.picture(made, places[start], run.order[start])
                 inherited = float(made.confidence[places[start]])  # no window is better than what it starts from
             part = run.order[start : start + window]
             after = max(0, run.need - start - window)

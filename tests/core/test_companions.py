@@ -217,19 +217,6 @@ def test_a_clip_is_made_with_what_is_behind_the_removed_thing(keyframe):
     assert (made[True] - made[False])[..., :, :].abs().amax(1)[far].max() == 0
 
 
-def test_the_next_window_starts_with_them():
-    source, target, squares = crossing(speed=6.5)
-    model = Guessing(True)
-    settings = replace(PLAIN, window=6, overlap=2)
-    propagate_clip(model, as_bytes(source), {0: as_bytes(target[0])}, settings)
-    starts = [int((call["source"][0] - source).abs().flatten(1).amax(1).argmin()) for call in model.calls]
-    checked = [(c, at) for c, at in zip(model.calls, starts) if (HIDDEN & squares[at]).sum() > 80 and at]
-    assert checked
-    for call, at in checked:
-        there = HIDDEN & squares[at]
-        assert (call["keyframe"] - target[at])[:, there].square().mean() < 0.02
-
-
 def test_it_can_be_stopped_between_frames():
     source, target, _ = crossing()
     view = View(as_bytes(source), plan_fit(SIZE, SIZE, 8), None, "replace", False)
