@@ -18,6 +18,9 @@ from .frames import as_bytes
 FLOW = {"pyr_scale": 0.5, "levels": 3, "winsize": 9, "iterations": 5, "poly_n": 5, "poly_sigma": 1.1, "flags": 0}
 SAME = 12.0  # mean difference in 1/255 up to which a pixel looks as it did
 EDITED, UNTOUCHED = 12.0, 6.0  # of keyframe and source: from there on edited, up to there not
+SHIFTED = 2  # pixels that a colour can have got into its neighbours
+SPECK = 4  # pixels that look new and make no edit
+BRIGHTNESS = np.array([0.2126, 0.7152, 0.0722], np.float32)  # of red, green and blue (Rec. 709)
 MAJORITY = 0.4  # of the 25 pixels around one that was lost, more of one kind than of the other by this share
 REACH = 32  # pixels around the region that are looked at: nothing moves farther from one frame to the next
 KEPT, LOST, REMOVED = 1, 0, -1
@@ -72,7 +75,19 @@ def edited(source: torch.Tensor, keyframe: torch.Tensor) -> torch.Tensor:
 
 
 def _edit(source: np.ndarray, keyframe: np.ndarray) -> np.ndarray:
-    return cv2.blur(difference(source, keyframe), (3, 3))
+    """How far they differ, [H,W]; no more than UNTOUCHED in parts that are but colour out of place.
+
+    Film has a half or a quarter of the pixels for colour, so at a sharp rim a keyframe from elsewhere has other colours
+    than the film, though nobody edited it. They are to be found beside it, and it is as bright.
+    """
+    off = cv2.blur(difference(source, keyframe), (3, 3))
+    around = np.ones((2 * SHIFTED + 1, 2 * SHIFTED + 1), np.uint8)
+    low, high = (edge(source, around).astype(np.float32) for edge in (cv2.erode, cv2.dilate))
+    new = np.maximum(low - keyframe, keyframe - high).max(2) > UNTOUCHED
+    new |= np.abs((source.astype(np.float32) - keyframe) @ BRIGHTNESS) > EDITED
+    count, parts = cv2.connectedComponents((off > UNTOUCHED).astype(np.uint8), connectivity=8)
+    rims = np.bincount(parts[new], minlength=count) <= SPECK
+    return np.where(rims[parts], np.minimum(off, UNTOUCHED), off)
 
 
 def picture_of(frame: torch.Tensor) -> np.ndarray:

@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from stand_in import StandIn
 
+from genprop_core.assets import SAMPLE
 from genprop_core.frames import as_bytes, as_float
+from genprop_core.images import read_image
 from genprop_core.long_clip import ClipSettings, propagate_clip
-from genprop_core.passing import Passing
+from genprop_core.passing import BRIGHTNESS, REMOVED, Passing, edited
+from genprop_core.video_io import read_video
 
 SIZE, FRAMES, SPEED = 128, 16, 4
 HOLE = (slice(40, 88), slice(48, 96))  # where the thing to be removed stands; its shadow reaches 8 pixels further
@@ -110,3 +113,45 @@ def test_a_window_starts_with_what_passes_as_the_source_has_it(passing):
     passer = (second["keyframe"] - source[start])[:, 56:72, columns(start)].abs().mean()
     assert (passer < 0.02) == passing
     assert (second["keyframe"][:, 42:46, 52:92] - 0.5).abs().max() < 0.02, "the red thing stays away"
+
+
+def _colour_halved(frame):
+    """[3,H,W] in [0,1] with the colour of a quarter of its pixels, as most film has it (4:2:0)."""
+    luma = (frame * torch.tensor(BRIGHTNESS).view(3, 1, 1)).sum(0, keepdim=True)
+    half = F.avg_pool2d((frame - luma)[None], 2)
+    return (luma + F.interpolate(half, scale_factor=2, mode="bilinear")[0]).clamp(0, 1)
+
+
+def _film(thing=True):
+    """A bright green square that stays, and a blue one that is removed."""
+    frame = torch.full((3, 96, 96), 0.4)
+    frame[:, 11:31, 51:71] = torch.tensor([0.05, 0.9, 0.05]).view(3, 1, 1)
+    if thing:
+        frame[:, 51:71, 21:41] = torch.tensor([0.1, 0.2, 0.8]).view(3, 1, 1)
+    return frame
+
+
+def test_colour_that_is_out_of_place_at_a_rim_is_no_edit():
+    source, keyframe = _colour_halved(_film()), _film(thing=False)
+    assert (source - keyframe)[:, 9:33, 49:73].abs().mean(0).max() > 24 / 255, "as much as an edit"
+    where = edited(source, keyframe)
+    assert where[52:70, 22:40].all() and not where[:45].any()
+    kind = Passing(source, keyframe).kind
+    assert (kind[54:68, 24:38] == REMOVED).all() and not (kind[:45] == REMOVED).any()
+
+
+@pytest.mark.parametrize("width", [1, 2, 3])
+def test_a_wire_is_an_edit_though_what_is_put_there_is_to_be_seen_beside_it(width):
+    keyframe = torch.full((3, 96, 96), 0.6)
+    source = keyframe.clone()
+    source[:, :, 40 : 40 + width] = 0.1
+    assert edited(source, keyframe)[:, 40 : 40 + width].all()
+
+
+def test_the_samples_keyframe_differs_from_its_film_where_it_was_edited_alone():
+    """It is drawn, not taken from the film."""
+    source, mask = (read_video(SAMPLE / f"{name}.mp4").frames[0] for name in ("source", "mask"))
+    source, mask, keyframe = (as_float(f.movedim(-1, 0)) for f in (source, mask, read_image(SAMPLE / "keyframe.png")))
+    where = edited(source, keyframe)
+    near = F.max_pool2d((mask[None, :1] > 0.5).float(), 9, 1, 4)[0, 0] > 0
+    assert where.sum() > 300 and not (where & ~near).any()
