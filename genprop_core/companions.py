@@ -3,8 +3,8 @@
 `behind` knows what stands still. Something else that moves is in no still picture: a window draws what is hidden of it
 faintly, the next one starts from that, and what comes out again on the other side is a ruin. But such a thing was in
 sight before, and what still shows of it says how it moves. So its picture is kept, moved by the turn and shift that its
-visible part makes, and put into the frames that are made. A window still starts without (`next_keyframe`): given to the
-model as well, it brought a removed thing back in one of four clips that were tried.
+visible part makes, and put into the frames that are made. A window still starts as `next_keyframe` has it: given
+that picture as well, the model can take the removed thing for what is to stay, and bring it back.
 """
 
 import math
@@ -135,9 +135,9 @@ class Companions:
 
     def _off(self, picture, there) -> np.ndarray:
         """How far a picture is from the frame in the pixels of a bool map: [n]."""
-        part = box_of(there)
         if not there.any():
             return np.zeros(0, np.float32)
+        part = box_of(there)
         return difference(cv2.blur(picture[part], (3, 3)), self.soft[part])[there[part]]
 
     def _look(self, others) -> None:

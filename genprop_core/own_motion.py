@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from .behind import box_of
+from .camera import warped
 
 SOFTER = (0.25, 0.06)  # blurs, of the thing's reach, in which its motion is looked for, one after the other
 SHARPEST = 0.8  # pixels of the pictures that are looked at
@@ -61,8 +62,7 @@ def _fitted(before, now, used, motion, weight) -> np.ndarray:
     for blur in SOFTER:
         old, new = (cv2.GaussianBlur(p, (0, 0), max(blur * reach, SHARPEST)) for p in (before, now))
         for _ in range(ITERATIONS):
-            how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-            moved = cv2.warpAffine(old, motion[:2], used.shape[::-1], flags=how, borderMode=cv2.BORDER_REPLICATE)
+            moved = warped(old, motion[:2], cv2.INTER_LINEAR, border=cv2.BORDER_REPLICATE)
             error = (new - moved)[used]  # [n,3]
             size = np.abs(error).mean(1)
             usual = max(1.0, 1.5 * float(np.median(size)))

@@ -247,7 +247,7 @@ def test_the_clean_plate_leaves_them_where_they_are():
     assert errors[True] < 0.5 * errors[False]
 
 
-@pytest.mark.parametrize("changes", [{"behind": False}, {"look_ahead": False}, {"anchor": True, "companions": False}])
+@pytest.mark.parametrize("changes", [{"behind": False}, {"look_ahead": False}, {"companions": False}])
 def test_they_are_put_nowhere_where_it_is_switched_off(changes):
     source, target, squares = crossing()
     settings = replace(PLAIN, **changes)

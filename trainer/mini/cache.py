@@ -64,8 +64,10 @@ def digest_of_vae(folder) -> str:
 def check_vae(cache: Path) -> list[Path]:
     """The shards of a folder. Raises GenPropError where one was made by another VAE than the one beside it now."""
     shards = sorted(cache.glob("[0-9]*.safetensors"))
-    now = digest_of_vae(cache.parent) if shards else None
-    whole = weights_digest(load_vae(cache.parent)) if shards else None  # what was written by earlier versions
+    if not shards:
+        return shards
+    vae = load_vae(cache.parent)
+    now, whole = weights_digest(vae.encoder), weights_digest(vae)  # the latter was written by earlier versions
     for path in shards:
         with open_tensors(path) as file:
             found = (file.metadata() or {}).get("vae")
