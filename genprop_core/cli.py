@@ -158,7 +158,8 @@ def _clip_arguments(parser):
         "--colour-match",
         choices=("off", "offset", "gain", "smooth", "local"),
         default="local",
-        help="how windows after the first are matched to the source's colours (default: %(default)s)",
+        help="how windows after the first, and between two keyframes, are matched to the source's colours "
+        "(default: %(default)s)",
     )
     clip.add_argument("--refine", choices=SWITCH, default="off", help="let the mask follow the picture's edges")
     clip.add_argument(

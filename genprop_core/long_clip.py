@@ -39,17 +39,17 @@ class ClipSettings:
     padded. seed: of the noise. find_shots: whether scene cuts are looked for. anchor: whether a window's keyframe is
     the source's own outside the mask. composite, grow, feather: as in `compositing.composite`, on the finished clip.
     mask_mode: a given mask "replace"s the predicted one or "join"s it. second_pass: "off", or how the region found in
-    a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match`
-    for windows after the first. refine: whether the mask follows the picture's edges at full size. crop: "auto" works
-    on the region around the edit where that is small, "off" on whole frames. inner_keyframes: whether a window that
-    holds more keyframes than its first shows each frame the nearest, for adapters that were trained so. guide_later:
-    whether windows that start from a made frame are sampled with guidance too; each time, it deepens the colours of
-    what was made. passing: whether what only passes through the mask is the source's own in such a frame. behind:
-    whether such a frame has, behind a removed thing, what was seen there before. companions: whether every frame has
-    there what moves on its own, as it was seen before; with `behind` and looking ahead. look_ahead: whether a removed
-    thing is followed through the source ahead of the model, which then never keeps the source there, and always where
-    another thing moves. clean_plate: whether the finished clip has there what is in sight in any other frame of the
-    shot, before or after, or in a keyframe.
+    a first pass is hidden from the SCE in a second, "black" or "blur". colour: "off", or the kind of `colour.match` for
+    windows after the first, and all between two keyframes. refine: whether the mask follows the picture's edges at full
+    size. crop: "auto" works on the region around the edit where that is small, "off" on whole frames. inner_keyframes:
+    whether a window that holds more keyframes than its first shows each frame the nearest, for adapters that were
+    trained so. guide_later: whether windows that start from a made frame are sampled with guidance too; each time, it
+    deepens the colours of what was made. passing: whether what only passes through the mask is the source's own in such
+    a frame. behind: whether such a frame has, behind a removed thing, what was seen there before. companions: whether
+    every frame has there what moves on its own, as it was seen before; with `behind` and looking ahead. look_ahead:
+    whether a removed thing is followed through the source ahead of the model, which then never keeps the source there,
+    and always where another thing moves. clean_plate: whether the finished clip has there what is in sight in any other
+    frame of the shot, before or after, or in a keyframe.
     """
 
     window: int | None = None

@@ -46,10 +46,14 @@ class Made:
             self.outline, self.companions = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
         self.outline[at], self.companions[at] = outline, companions
 
-    def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float) -> None:
-        """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it."""
+    def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float, share=None):
+        """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it. share: [1,H,W], the weight of
+        the frame's pixels, where that is not everywhere the same."""
         pairs = ((self.mask, mask), (self.confidence, confidence), (self.own, own), (self.change, change))
         for there, new in pairs:
             there[at] = new if weight == 1 else there[at] * (1 - weight) + new * weight
-        frame = frame if weight == 1 else torch.lerp(as_float(self.frames[at]), frame, weight)
+        if share is not None:
+            frame = torch.lerp(as_float(self.frames[at]), frame, share)
+        elif weight != 1:
+            frame = torch.lerp(as_float(self.frames[at]), frame, weight)
         self.frames[at] = as_bytes(frame) if self.frames.dtype == torch.uint8 else frame

@@ -14,13 +14,14 @@ from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
 from .errors import GenPropError
-from .frames import as_float
+from .frames import as_float, resize
 from .made import Made
 from .next_keyframe import NextKeyframe
 from .tracking import without_rim
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
+FIRM = 4  # power of a side's weight, by which its guess holds against what the other side knows
 AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
 
 
@@ -85,7 +86,8 @@ class Chain:
                 ahead.correct(run.order[done - 1], decoded[-1])
             followed = None if ahead is None else ahead.regions(start, len(part), self.counter.again)
             region = self._region(part, followed)
-            frames, decoded, mask, shown = self._make(part, source, keyframe, region, first=not done)
+            drifts = bool(done) or run.between  # what is blended is to be of one colour; else a start has no drift
+            frames, decoded, mask, shown = self._make(part, source, keyframe, region, not done, drifts)
             if self.companions and self.behind and ahead is not None and shown is not None:
                 frames = beside.laid(frames, source, shown, ahead.companions, start, self.counter.again)
             change = change_outside(frames, source, shown)
@@ -155,9 +157,9 @@ class Chain:
             return given if followed is None else followed
         return torch.where(given > 0, torch.maximum(followed, given), followed)
 
-    def _make(self, part, source, keyframe, region, first: bool):
+    def _make(self, part, source, keyframe, region, first: bool, drifts: bool):
         """One window: frames, the mask as the decoder has it and with the region, at latent size, both None without
-        adapters, and the mask to use at the working size."""
+        adapters, and the mask to use at the working size. drifts: whether its colours are matched."""
         noise, keyframe = self.noise(part), self._nearest(part, keyframe)
         guided = first or self.guide_later
         run = partial(self.model.run, keyframe=keyframe, noise=noise, region=region, guided=guided)
@@ -172,16 +174,27 @@ class Chain:
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
             frames, _ = run(hidden, progress=self.counter.step())
-        if self.colour is not None and shown is not None and not first:  # a first window has nothing to drift from
+        if self.colour is not None and shown is not None and drifts:
             frames = self.colour(frames, source, shown)
         return frames, decoded, mask, shown
+
+
+def pixel_share(weight: float, there: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:
+    """How much each pixel [1,H,W] of a frame counts that is blended by `weight` in (0, 1] with what is there.
+
+    there, mine: how much of the pixel is a companion that the one and the other know, float in [0,1]. Where only one
+    does, what the other drew there is a guess, but near its own keyframe.
+    """
+    only_there, only_mine = there * (1 - mine), mine * (1 - there)
+    left = 1 - weight
+    return weight * (1 - only_there * (1 - weight**FIRM)) + left * only_mine * (1 - left**FIRM)
 
 
 def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
     """Makes a run and blends it with what `made` holds of these frames already, by distance times their own confidence.
 
     What windows hand on is in the distance already. The run starts at one keyframe and what is there at the other,
-    run.need - 1 frames away.
+    run.need - 1 frames away. Something else that moves is taken from the side that knows it, where only one does.
     """
     height, width = made.frames.shape[-2:]
     other = Made.empty(run.need, height, width, made.frames.dtype)
@@ -195,6 +208,10 @@ def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
         weight = mine / (mine + there) if mine + there > 0 else near
         if not math.isclose(weight, 0, abs_tol=1e-6):
             values = (float(of[p]) for of in (other.confidence, other.own, other.change))
-            made.put(index, weight, as_float(other.frames[p]), other.mask[p], *values)
-            if other.outline is not None and weight > 0.5:
-                made.draw(index, other.outline[p], other.companions[p])
+            frame, share = as_float(other.frames[p]), None
+            if other.outline is not None and made.outline is not None:
+                known = made.companions[index], other.companions[p]
+                share = pixel_share(weight, *(resize(of[None].float(), height, width)[0] for of in known))
+                outline = other.outline[p] if weight > 0.5 else made.outline[index]
+                made.draw(index, outline, known[0] | known[1])
+            made.put(index, weight, frame, other.mask[p], *values, share)

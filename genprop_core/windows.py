@@ -41,12 +41,14 @@ def plan_windows(num_frames: int, window: int, overlap: int = 1) -> list[tuple[i
 class Run:
     """Propagation from one keyframe in one direction: `order` lists frames from the keyframe on, to the shot's end.
 
-    The first `need` of them are wanted; the rest may be used to fill up a window. `blend`: these frames have been made
-    from the other side already, and are to be blended with what is there.
+    The first `need` of them are wanted; the rest may be used to fill up a window. `between`: they lie between two
+    keyframes, and are made from both. `blend`: they have been made from the other side already, and are to be blended
+    with what is there.
     """
 
     order: tuple[int, ...]
     need: int
+    between: bool = False
     blend: bool = False
 
 
@@ -68,8 +70,8 @@ def plan_runs(start: int, stop: int, keyframes) -> list[Run]:
     if keys[0] > start:
         runs.append(Run(*backward(keys[0], start)))
     for one, other in zip(keys, keys[1:]):
-        runs.append(Run(*forward(one, other)))
-        runs.append(Run(*backward(other, one), blend=True))
+        runs.append(Run(*forward(one, other), between=True))
+        runs.append(Run(*backward(other, one), between=True, blend=True))
     if keys[-1] < stop - 1:
         runs.append(Run(*forward(keys[-1], stop - 1)))
     if stop - start == 1:

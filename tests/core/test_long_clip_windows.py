@@ -6,7 +6,9 @@ from stand_in import StandIn, clip, edited, red_mask
 
 from genprop_core.errors import GenPropError
 from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.made import Made
 from genprop_core.sampler import unit_noise
+from genprop_core.window_chain import pixel_share
 from genprop_core.window_model import FrameNoise
 from genprop_core.windows import plan_runs, plan_windows
 
@@ -71,6 +73,32 @@ def test_colour_drift_is_taken_off_after_the_first_window():
             find_shots=False, colour=kind)).change_outside for kind in ("off", "offset")
     )  # fmt: skip
     assert matched[8:].mean() < 0.7 * drifted[8:].mean() and torch.equal(matched[:6], drifted[:6])
+
+
+def test_between_two_keyframes_both_sides_have_the_colours_of_the_source():
+    frames = clip(16, moves=0)
+    keys = {0: edited(frames), 15: edited(frames, 15)}
+    drifted, matched = (
+        propagate_clip(StandIn(drift=0.01), frames, keys, ClipSettings(
+            find_shots=False, colour=kind)).change_outside for kind in ("off", "offset")
+    )  # fmt: skip
+    assert (matched[2:14] < drifted[2:14]).all() and matched[2:14].mean() < 0.5 * drifted[2:14].mean()
+
+
+def test_what_only_one_side_knows_is_taken_from_it():
+    there, mine = torch.tensor([[[0.0, 1, 0, 1]]]), torch.tensor([[[0.0, 0, 1, 1]]])
+    assert pixel_share(0.5, there, mine)[0, 0].tolist() == pytest.approx([0.5, 0.5 / 16, 1 - 0.5 / 16, 0.5])
+    assert pixel_share(1.0, there, mine).tolist() == [[[1.0] * 4]]  # a keyframe is the truth
+    assert torch.allclose(pixel_share(0.3, there, mine), 1 - pixel_share(0.7, mine, there))
+
+
+def test_a_frame_can_be_blended_pixel_by_pixel():
+    made = Made.empty(2, 8, 8)
+    share = torch.zeros(1, 8, 8)
+    share[..., 4:] = 1
+    made.put(1, 0.5, torch.ones(3, 8, 8), 1.0, 0.0, 1.0, 2.0, share)
+    assert (made.frames[1, :, :, :4] == 0).all() and (made.frames[1, :, :, 4:] == 255).all()
+    assert (made.mask[1] == 0.5).all() and made.confidence[1] == 0.5 and (made.frames[0] == 0).all()
 
 
 def test_guidance_is_for_windows_that_start_from_a_keyframe():
