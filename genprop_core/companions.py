@@ -7,25 +7,18 @@ visible part makes, and put into the frames that are made. A window still starts
 that picture as well, the model can take the removed thing for what is to stay, and bring it back.
 """
 
-import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
-from .anchor import with_missed
 from .behind import box_of, disc
 from .camera import warped
-from .compositing import alpha
-from .confidence import MARGIN
-from .frames import resize
 from .own_motion import own_motion
 from .passing import difference, picture_of
-from .tracking import BESIDE
 
 MOST = 8  # companions that are followed at a time
-CLOSE = 2  # pixels around the mask in which a companion is shown as it was; beyond them the film shows it
 LEAST = 48  # pixels that something must have in sight, to be followed by them
 NEW = 0.2  # weight of the latest outline in its shape
 LATEST = 0.5  # and of its latest motion in its pace, where all of it is in sight
@@ -88,15 +81,19 @@ class Companions:
     def __init__(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor, near: int = RIM):
         self.frame, self.edit, self.near, self.all = picture_of(source), edit.cpu().numpy(), disc(near), []
         self.soft = cv2.blur(self.frame, (3, 3))
-        self._look(others.cpu().numpy())
+        self.look(others.cpu().numpy())
 
     def advance(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor) -> None:
         """On to the next frame [3,H,W]."""
+        self.follow(source, edit)
+        self.look(others.cpu().numpy())
+
+    def follow(self, source: torch.Tensor, edit: torch.Tensor) -> None:
+        """On to the next frame [3,H,W] by what is known so far; `look` is still to follow."""
         before, self.frame = self.frame, picture_of(source)
         self.soft = cv2.blur(self.frame, (3, 3))
         seen, self.edit = ~self.edit, edit.cpu().numpy()
         self.all = [one for one in self.all if self._moved(one, before, seen)]
-        self._look(others.cpu().numpy())
 
     def _moved(self, one: Companion, before, seen) -> bool:
         """Moves a companion on to the frame; False where its motion is not to be told."""
@@ -140,7 +137,7 @@ class Companions:
         part = box_of(there)
         return difference(cv2.blur(picture[part], (3, 3)), self.soft[part])[there[part]]
 
-    def _look(self, others) -> None:
+    def look(self, others) -> None:
         """Takes what is in sight of the companions, bool [H,W]: the outlines of those in full sight; of one that is
         hidden in part, or is near another, only how it looks where it must be."""
         parts = _parts(others & ~self.edit)
@@ -165,6 +162,15 @@ class Companions:
             picture = self.frame.astype(np.float32)
             self.all.append(Companion(picture, parts[n].astype(np.float32), whole=not cut[n]))
 
+    def shown(self) -> np.ndarray:
+        """bool [H,W]: where the frame looks as one of them does that must be there."""
+        shown = np.zeros_like(self.edit)
+        for one in self.all:
+            there = one.known()
+            there[there] = self._off(one.picture, there) < SAME
+            shown |= there
+        return shown
+
     def whole(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The companions, with what is hidden of them: the picture [3,H,W] in [0,1], and how much it is to count,
         float32 [1,H,W]; less the longer one was not in sight."""
@@ -175,44 +181,6 @@ class Companions:
             better = sure > share
             picture[better], share[better] = one.picture[better], sure[better]
         return torch.from_numpy(picture.clip(0, 255) / 255).movedim(-1, 0), torch.from_numpy(share)[None]
-
-
-class Beside:
-    """`Companions` along a run of windows, each frame once. view: as in `window_chain.Chain`."""
-
-    def __init__(self, view):
-        self.view, self.companions, self.known, self.given = view, None, {}, {}
-
-    def laid(self, frames, source, mask, seen, start: int, step) -> torch.Tensor:
-        """A window's frames [n,3,H,W] in [0,1] with what is hidden of the companions.
-
-        source, mask: [n,3,H,W] and [n,1,H,W] of the window; seen: bool [1,h,w] of each frame of the run so far, what is
-        in sight of them; start: the window's place in the run. step() is called before every frame that is new; what it
-        raises stops the work.
-        """
-        done = max(self.known, default=start - 1) + 1
-        for n in range(done - start, len(frames)):
-            step()
-            edit = alpha(mask[n : n + 1], MARGIN // 2, 0)[0, 0] > 0
-            others = resize(seen[start + n][None].float(), *self.view.fit.size)[0, 0] > 0.5
-            if self.companions is None:
-                near = RIM + math.ceil(BESIDE * self.view.fit.size[0] / seen[start].shape[-2])
-                self.companions = Companions(source[n], edit, others, near)
-            else:
-                self.companions.advance(source[n], edit, others)
-            self.known[start + n] = self.companions.whole()
-        self.known = {place: known for place, known in self.known.items() if place >= start}
-        changed = with_missed(mask, frames, source)  # some of what is in sight may have been taken for the edit
-        shown = alpha(changed, CLOSE, CLOSE)
-        self.given = {place: (picture, share * shown[place - start]) for place, (picture, share) in self.known.items()}
-        pictures, share = (torch.stack(of).to(frames) for of in zip(*self.given.values()))
-        return torch.lerp(frames, pictures, share)
-
-    def at(self, place: int, size: tuple[int, int]) -> torch.Tensor:
-        """bool [1,h,w] of this size: where a frame of the latest window was given them."""
-        if place not in self.given:
-            return torch.zeros(1, *size, dtype=torch.bool)
-        return resize(self.given[place][1][None], *size)[0] > 0.5
 
 
 def _parts(mask: np.ndarray) -> list[np.ndarray]:

@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from . import clean_plate, colour
+from .ahead import Ahead, finer
 from .clip_finish import companions_of, finished
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask, check_shows_something
 from .clip_progress import Counter, Halves, Steps
@@ -25,7 +26,6 @@ from .frames import as_bytes
 from .made import Made
 from .moving import Moving
 from .shots import find_shots
-from .tracking import Ahead, finer
 from .window_chain import Chain, blended
 from .window_model import FrameNoise, GivenNoise, WindowModel
 from .windows import check_window, default_overlap, plan_runs

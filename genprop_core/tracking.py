@@ -8,15 +8,13 @@ from behind something else; and what moves on its own in the shot has an outline
 model decides.
 """
 
-from collections.abc import Callable
-from dataclasses import replace
-
 import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .behind import SURE, Behind, disc
+from .companions import Companions
 from .compositing import THRESHOLD
 from .confidence import MARGIN
 from .frames import resize
@@ -24,7 +22,7 @@ from .mover import Mover, filled
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
-from .registered import SIDE
+from .stiff import Stiff
 from .thing_colours import Colours
 
 STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
@@ -33,12 +31,11 @@ LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but ano
 REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
 SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
 GAP = 4  # pixels between followed parts that are the thing's as well: spokes and thin limbs are followed in part
-RIM = 1  # pixel, by which the outline is wider than the thing,
-THIN = 4  # but for parts up to twice as wide as this: those are kept whole, as the model's mask has little of them
 BESIDE = 4  # pixels from the thing, from where on what moves can be surely another's,
 MOSTLY = 0.5  # and the share of a latent pixel in which that must be; and of a part, to be like the most of it
 SURELY = 0.3  # share of a companion's outline that surely is another's
 SPECK = 2  # pixels across half of what is no companion
+EDGE = 3  # pixels around the thing that are neither surely its nor another's
 SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
@@ -66,6 +63,10 @@ class Tracking:
         self.colours.learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
         self._by_what_moves(now, np.ones_like(self.thing), self.thing)
         self.thing = self.last = _without_specks(self.passing.kind == REMOVED)
+        shadow = _shadow(now, self.mover.backdrop) | _shadow(now, picture_of(keyframe))
+        others = self.mover.moves & ~shadow & ~self._grown(self.thing, EDGE).numpy()
+        self.stiff = Stiff(now, self.thing & ~shadow, self.thing & shadow, others)
+        self.beside = Companions(source, self._grown(self.thing, EDGE), self.companions()[0])
 
     def _small(self, frame):
         return resize(frame[None], *self.size)[0]
@@ -92,11 +93,15 @@ class Tracking:
         kind[found], self.passing.colour[found] = REMOVED, now[found]
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
         self._by_what_moves(now, near, known & ~self.empty)
+        shadow = _shadow(now, self.mover.backdrop)
+        self._by_outlines(source, now, shadow)
         self.thing = _without_specks(kind == REMOVED)
         whole = self.mover.of_its_size(self.thing)
         kind[self.thing & ~whole] = LOST
         self.thing = whole
         self.mover.note(self.thing)
+        self.stiff.look(self.thing & ~shadow, self.mover.moves & shadow)
+        self.beside.look(self.companions()[0].numpy())
         self.last = self.thing if self.thing.any() else self.last
         sure = self.thing & known & ~_shadow(now, self.behind.picture)
         self.colours.learn(now, sure, edit.numpy())
@@ -104,6 +109,14 @@ class Tracking:
     def _by_what_moves(self, now, near, differs) -> None:
         kind, colour = self.passing.kind, self.passing.colour
         self.empty = self.mover.sort(kind, colour, now, near, self.empty, differs, self.colours.telling)
+
+    def _by_outlines(self, source, now, shadow) -> None:
+        kind, moves = self.passing.kind, self.mover.moves
+        self.stiff.advance(now, (kind == KEPT) & moves & ~shadow)
+        thing = self.stiff.known()
+        self.beside.follow(source, self._grown(kind == REMOVED if thing is None else thing, EDGE))
+        still = self.mover.known & ~moves
+        self.stiff.sort(kind, self.passing.colour, shadow, moves, still, self.beside.shown())
 
     def _grown(self, mask: np.ndarray, pixels: int) -> torch.Tensor:
         return grown(torch.from_numpy(mask.astype(np.float32))[None, None], pixels)
@@ -163,42 +176,6 @@ class Tracking:
         return as_region(self.outline(), self.others(), self.full)
 
 
-class Ahead:
-    """`Tracking` along a run of windows, each frame once.
-
-    view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
-    index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
-    keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others, companions: bool
-    [1,h,w] of each place.
-    """
-
-    def __init__(self, view, followed, keyframes, moving: Moving, order):
-        self.view, self.followed, self.order = view, followed, order
-        frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
-        self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
-        self.outlines, self.others, self.motions = [self.tracking.outline()], [self.tracking.others()], [None]
-        self.companions = [self.tracking.companions()]
-
-    def correct(self, index: int, mask: torch.Tensor) -> None:
-        """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
-        self.tracking.correct(self.view.mask([index], mask[None]))
-
-    def regions(self, start: int, count: int, step: Callable[[], None]) -> torch.Tensor:
-        """`as_region` of a window, [n,1,h,w]: its first frame's place in the run, and how many it has.
-
-        step() is called before every frame that is new; what it raises stops the work.
-        """
-        for index in self.order[len(self.outlines) : start + count]:
-            step()
-            self.tracking.advance(self.followed.frames([index])[0], index)
-            self.outlines.append(self.tracking.outline())
-            self.others.append(self.tracking.others())
-            self.companions.append(self.tracking.companions())
-            self.motions.append(self.tracking.camera_motion())
-        window = slice(start, start + count)
-        return as_region(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)
-
-
 def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tensor:
     """bool [...,1,h,w], the thing and what surely is another's -> `Condition.region` of pictures of this size (H, W).
 
@@ -207,19 +184,6 @@ def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tenso
     """
     mine, theirs = (F.adaptive_avg_pool2d(of.float(), [n // 8 for n in size]) for of in (outlines, others))
     return torch.where(mine > 0, mine, -(theirs / MOSTLY).clamp(max=1))
-
-
-def without_rim(outline: torch.Tensor) -> torch.Tensor:
-    """bool [1,h,w]: an outline as it joins the finished mask, with all of its thin parts."""
-    outline = outline[0].numpy().astype(np.uint8)
-    thin = outline & ~cv2.morphologyEx(outline, cv2.MORPH_OPEN, disc(THIN))
-    return torch.from_numpy((cv2.erode(outline, disc(RIM)) | thin) > 0)[None]
-
-
-def finer(view):
-    """The view at the size that things are followed in: larger than small pictures are made, if the source is."""
-    return replace(view, fit=view.fit.enlarged(SIDE))
-
 
 def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
     """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind the thing."""

@@ -8,8 +8,9 @@ from functools import partial
 import torch
 
 from .adapters import with_region
+from .ahead import without_rim
+from .beside import Beside
 from .clip_progress import Counter
-from .companions import Beside
 from .compositing import THRESHOLD, alpha
 from .conditioning import nearest
 from .confidence import change_outside, confidence, sureness
@@ -17,7 +18,6 @@ from .errors import GenPropError
 from .frames import as_float, resize
 from .made import Made
 from .next_keyframe import NextKeyframe
-from .tracking import without_rim
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
@@ -37,7 +37,7 @@ class Chain:
     passes through the mask is the source's own in a made keyframe. behind: whether what was seen before is put behind
     the removed thing there; where the model changes things instead, it never is. companions: whether what moves on its
     own is put behind it in every frame, as it was seen before; only with `behind` and `ahead`. ahead: indices of a
-    run's frames -> `tracking.Ahead`, by which the removed thing is followed ahead of the windows; None to leave that.
+    run's frames -> `ahead.Ahead`, by which the removed thing is followed ahead of the windows; None to leave that.
     """
 
     model: WindowModel

@@ -8,8 +8,9 @@ import pytest
 import torch
 from panning_scene import FRAMES, GUESS, SIZE, THING, Guessing, edit, scene
 
+from genprop_core.beside import Beside
 from genprop_core.clip_input import View
-from genprop_core.companions import Beside, Companion, Companions
+from genprop_core.companions import Companion, Companions
 from genprop_core.fit import plan_fit
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip

@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from panning_scene import AT_THE_BORDER, FRAMES, SIZE, THING, edit, scene
 from stand_in import StandIn, clip, edited, red_mask
 
+from genprop_core.ahead import without_rim
 from genprop_core.conditioning import mask_to_latents
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip
 from genprop_core.moving import Moving
 from genprop_core.passing import picture_of
-from genprop_core.tracking import Tracking, without_rim
+from genprop_core.tracking import Tracking
 from trainer.mini.clips import make_clip
 
 PLAIN = ClipSettings(find_shots=False, colour="off")
