@@ -98,12 +98,13 @@ class Stiff:
             new = (self.match | (self.shadow > 0.5) & shadow & moves) & (kind != REMOVED)
             kind[new], colour[new] = REMOVED, self.frame[new]
         beside = False if self.one is None else _grown(self.one.known() | said, BESIDE)
-        self.alone = self.one is not None and not _core(beside & (kind == KEPT) & moves & ~shadow).any()
+        cast = _grown(self.shadow > 0.5, OFF)  # what is behind it may not be known, so that it does not look like one
+        self.alone = self.one is not None and not _core(beside & (kind == KEPT) & moves & ~shadow & ~cast).any()
         self.met = 0 if not self.alone else self.met + 1
         if known is None:
             return
         self.open *= ~(still | shadow & moves)
-        self.more = said & ~_grown(known, OFF) & (self.fits >= FIRM)
+        self.more = said & ~_grown(known, OFF) & (~cast | companions) & (self.fits >= FIRM)
         if (self.open > 0.5).sum() > OPEN:
             self.more &= companions
         elif self.met > RECENT:

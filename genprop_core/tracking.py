@@ -93,7 +93,7 @@ class Tracking:
         kind[found], self.passing.colour[found] = REMOVED, now[found]
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
         self._by_what_moves(now, near, known & ~self.empty)
-        shadow = _shadow(now, self.mover.backdrop)
+        shadow = _shadow(now, self.mover.backdrop) | _shadow(now, self.behind.picture) & known
         self._by_outlines(source, now, shadow)
         self.thing = _without_specks(kind == REMOVED)
         whole = self.mover.of_its_size(self.thing)
