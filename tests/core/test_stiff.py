@@ -184,8 +184,8 @@ def test_its_shadow_falls_beside_it_as_it_did_if_it_was_removed_as_well(removed)
 
 # Clips of the mini's generator that are trained on, so no score is measured on them. In the first the removed thing
 # goes over one that has nearly its colours; in the second it is in part behind another one at the start.
-@pytest.mark.parametrize("seed, order, most", [(500219, range(63, 20, -1), 0.45), (500204, range(0, 30), 0.25)])
-def test_two_things_of_like_colours_are_told_apart(seed, order, most):
+@pytest.mark.parametrize("seed, order", [(500219, range(63, 20, -1)), (500204, range(0, 30))])
+def test_two_things_of_like_colours_are_told_apart(seed, order):
     made = make_clip(seed, 64)
     source = as_bytes(made.source)
     moving = Moving.of_film(lambda i, part: picture_of(source[i])[part], source.shape[-2:], range(64))
@@ -196,5 +196,5 @@ def test_two_things_of_like_colours_are_told_apart(seed, order, most):
         truth = resize(made.mask[index][None], *outline.shape[-2:])[0] > 0.5
         wrong.append(float((outline & ~truth).sum() / truth.sum()))
         hit.append(float((outline & truth).sum() / truth.sum()))
-    assert max(wrong[5:]) < most and sum(wrong) / len(wrong) < most / 2
+    assert sum(wrong) / len(wrong) < 0.25 and max(wrong[-10:]) < 0.25
     assert sum(hit) / len(hit) > 0.9
