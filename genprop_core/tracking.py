@@ -1,11 +1,11 @@
 """Where the removed thing is in the frames to come, followed through the source before they are made.
 
 A model sees one window. Once the removed thing was all but hidden, or looks like something else, it may take it for
-what is to stay, and from then on it is back. But the source alone shows where it goes, by four things of which none
+what is to stay, and from then on it is back. But the source alone shows where it goes, by five things of which none
 would do alone: optical flow carries on which pixels are the thing's (`passing`); what looks as that behind it does is
 not it (`behind`); its colours tell it from the rest where nothing is known of what is behind, and when it comes out
-from behind something else; and what moves on its own in the shot has an outline (`mover`). Where they say nothing, the
-model decides.
+from behind something else; what moves on its own in the shot has an outline (`mover`); and a thing that does not bend
+keeps its own (`stiff`). Where they say nothing, the model decides.
 """
 
 import cv2
@@ -111,10 +111,11 @@ class Tracking:
         self.empty = self.mover.sort(kind, colour, now, near, self.empty, differs, self.colours.telling)
 
     def _by_outlines(self, source, now, shadow) -> None:
+        """Corrects it by the thing as a whole, and by the companions, which are followed up to it, not beyond."""
         kind, moves = self.passing.kind, self.mover.moves
         self.stiff.advance(now, (kind == KEPT) & moves & ~shadow)
-        thing = self.stiff.known()
-        self.beside.follow(source, self._grown(kind == REMOVED if thing is None else thing, EDGE))
+        whole = self.stiff.known()
+        self.beside.follow(source, self._grown(kind == REMOVED if whole is None else whole, EDGE))
         still = self.mover.known & ~moves
         self.stiff.sort(kind, self.passing.colour, shadow, moves, still, self.beside.shown())
 
@@ -184,6 +185,7 @@ def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tenso
     """
     mine, theirs = (F.adaptive_avg_pool2d(of.float(), [n // 8 for n in size]) for of in (outlines, others))
     return torch.where(mine > 0, mine, -(theirs / MOSTLY).clamp(max=1))
+
 
 def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
     """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind the thing."""
