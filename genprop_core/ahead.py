@@ -22,7 +22,7 @@ class Ahead:
     view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
     index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
     keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others, companions: bool
-    [1,h,w] of each place.
+    [1,h,w] of each place; darkness: uint8 [1,h,w], as in `shade.darkness`.
     """
 
     def __init__(self, view, followed, keyframes, moving: Moving, order):
@@ -30,7 +30,7 @@ class Ahead:
         frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
         self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
         self.outlines, self.others, self.motions = [self.tracking.outline()], [self.tracking.others()], [None]
-        self.companions = [self.tracking.companions()]
+        self.companions, self.darkness = [self.tracking.companions()], [self.tracking.darkness()]
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
@@ -47,6 +47,7 @@ class Ahead:
             self.outlines.append(self.tracking.outline())
             self.others.append(self.tracking.others())
             self.companions.append(self.tracking.companions())
+            self.darkness.append(self.tracking.darkness())
             self.motions.append(self.tracking.camera_motion())
         window = slice(start, start + count)
         return as_region(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)

@@ -35,7 +35,7 @@ class Laid:
 
 
 def lay(
-    out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False, stays=None, step=None
+    out, masks, source, keyframes, shots, scale: float = 1.0, weight=None, sure=False, stays=None, shade=None, step=None
 ) -> Laid:
     """Puts what is known into `out`, in place, near the masks.
 
@@ -44,11 +44,11 @@ def lay(
     a keyframe stay as they are. scale: pixels of these frames to one of those that the model works on. weight:
     mask [1,1,H,W] -> how much may be replaced there, for a clip that is composited already; None for all. sure:
     whether the masks are the user's, so that nothing within them is to stay. stays: frame index -> float [1,1,H,W],
-    what moves before the backdrop all the same; or None for nothing. step() is called three times for every
-    frame; what it raises stops the work.
+    what moves before the backdrop all the same; shade: the same of the light that its shadows take; None for nothing.
+    step() is called three times for every frame; what it raises stops the work.
     """
     laid = Laid(torch.zeros(len(out)))
-    laying = _Laying(out, masks, source, scale, weight, sure, stays, laid, step or (lambda: None))
+    laying = _Laying(out, masks, source, scale, weight, sure, stays, shade, laid, step or (lambda: None))
     for start, stop in shots:
         given = {k: f for k, f in keyframes.items() if start <= k < stop}
         laying.lay(given, range(start, stop))
@@ -66,6 +66,7 @@ class _Laying:
     weight: Callable | None
     sure: bool
     stays: Callable | None
+    shade: Callable | None
     laid: Laid
     step: Callable[[], None]
 
@@ -112,6 +113,8 @@ class _Laying:
         if not made.size:
             return
         plate, known = backdrop.behind(index, edit.numpy(), part)
+        if self.shade is not None:
+            plate = plate * (1 - self.shade(index)[0, 0][part].numpy())[..., None]
         empty, within = _empty(plate, film), as_float(own[0, 0][part])
         believed = torch.maximum(_believed(plate, film, made), empty)
         if self.weight is not None:  # as if it had been composited with the plate

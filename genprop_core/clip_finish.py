@@ -59,6 +59,12 @@ def companions_of(view, made, region, index: int) -> torch.Tensor:
     return there if region is None else as_float(region.place(as_bytes(there), start=index))
 
 
+def shades_of(view, made, region, index: int) -> torch.Tensor:
+    """How much of the light the shadows take of what was put so, float [1,1,H,W] of the source's."""
+    there = view.fit.undo_mask(as_float(made.shades[index : index + 1]))
+    return there if region is None else as_float(region.place(as_bytes(there), start=index))
+
+
 def guided(view, part, index: int) -> torch.Tensor:
     """The predicted mask [1,1,h,w] at the source's size, along the edges of the source, without holes."""
     fit, frame = view.fit, as_float(view.source[index : index + 1])

@@ -17,12 +17,15 @@ from .behind import box_of, disc
 from .camera import warped
 from .own_motion import own_motion
 from .passing import difference, picture_of
+from .shade import UNTOLD, Shade, cast
 
 MOST = 8  # companions that are followed at a time
 LEAST = 48  # pixels that something must have in sight, to be followed by them
 NEW = 0.2  # weight of the latest outline in its shape
 LATEST = 0.5  # and of its latest motion in its pace, where all of it is in sight
 UNSEEN = 6  # frames that it may go on as it went, with less than that in sight
+LITTLE = 0.2  # of it: where less is in sight, that may lie in the removed thing's shadow, and tells nothing
+STAYS = 0.95  # times as well must the latest look of a shadow be explained
 RIM = 3  # pixels around it that say how it moves as well: its outline may be all that it has
 SAME = 12.0  # of 255: where most is off by more, it did not move so
 
@@ -31,13 +34,15 @@ SAME = 12.0  # of 255: where most is off by more, it did not move so
 class Companion:
     """picture: float32 [H,W,3]; shape: float32 [H,W], how much each pixel is the companion's; pace: 2x3, its turn and
     growth, and how far its middle goes, from a frame to the one before, as it usually is, or None for one that is new;
-    unseen: frames since enough of it was in sight; whole: whether it was in full sight."""
+    unseen: frames since enough of it was in sight; whole: whether it was in full sight; shade: its shadow, if it has
+    one that could be told."""
 
     picture: np.ndarray
     shape: np.ndarray
     pace: np.ndarray | None = None
     unseen: int = 0
     whole: bool = True
+    shade: Shade | None = None
 
     def known(self) -> np.ndarray:
         """bool [H,W]: where it is."""
@@ -75,18 +80,18 @@ class Companions:
 
     source: [3,H,W] in [0,1], the frame that a run starts from; edit: bool [H,W], where the removed thing may be seen in
     it, with a margin; others: bool [H,W], the companions, as far as they are in sight. near: pixels from the edit, in
-    which an outline may be cut.
+    which an outline may be cut. dark: as in `look`.
     """
 
-    def __init__(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor, near: int = RIM):
+    def __init__(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor, near: int = RIM, dark=None):
         self.frame, self.edit, self.near, self.all = picture_of(source), edit.cpu().numpy(), disc(near), []
         self.soft = cv2.blur(self.frame, (3, 3))
-        self.look(others.cpu().numpy())
+        self.look(others.cpu().numpy(), dark)
 
-    def advance(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor) -> None:
+    def advance(self, source: torch.Tensor, edit: torch.Tensor, others: torch.Tensor, dark=None) -> None:
         """On to the next frame [3,H,W]."""
         self.follow(source, edit)
-        self.look(others.cpu().numpy())
+        self.look(others.cpu().numpy(), dark)
 
     def follow(self, source: torch.Tensor, edit: torch.Tensor) -> None:
         """On to the next frame [3,H,W] by what is known so far; `look` is still to follow."""
@@ -97,21 +102,25 @@ class Companions:
 
     def _moved(self, one: Companion, before, seen) -> bool:
         """Moves a companion on to the frame; False where its motion is not to be told."""
-        guess = one.expected()
+        guess, unseen, pace = one.expected(), one.unseen, one.pace
         whole = cv2.dilate((warped(one.shape, guess, cv2.INTER_LINEAR) > 0.5).astype(np.uint8), disc(RIM)) > 0
         where = whole & ~self.edit & (warped(seen.astype(np.uint8), guess, cv2.INTER_NEAREST) > 0)
-        one.unseen = 0 if where.sum() >= LEAST else one.unseen + 1
+        motion, seen = guess, where.sum() / max(1, whole.sum())
+        one.unseen = 0 if where.sum() >= LEAST else unseen + 1
+        if not one.unseen:
+            motion, wrong = self._motion(one, before, where, guess)
+            if wrong >= SAME and seen < LITTLE:
+                motion, one.pace, one.unseen = guess, pace, unseen + 1
         if one.unseen > UNSEEN or (one.unseen and one.pace is None):
             return False
-        if one.unseen:
-            one.move(guess, 0)
-        else:
-            one.move(self._motion(one, before, where, guess), where.sum() / whole.sum())
-        there = one.known() & ~self.edit
-        return bool(one.known().any()) and (not there.any() or np.median(self._off(one.picture, there)) < SAME)
+        one.move(motion, 0 if one.unseen else seen)
+        known = one.known()
+        there = known & ~self.edit
+        tells = there.any() if not one.unseen else there.sum() >= LITTLE * known.sum()
+        return bool(known.any()) and (not tells or np.median(self._off(one.picture, there)) < SAME)
 
-    def _motion(self, one: Companion, before, where, guess) -> np.ndarray:
-        """2x3: as it is expected to go, or, where it does not, in any other way."""
+    def _motion(self, one: Companion, before, where, guess) -> tuple[np.ndarray, float]:
+        """2x3: as it is expected to go, or, where it does not, in any other way; and by how much it is off then."""
         best, least = guess, np.inf
         for way, known in ((guess, one.pace is not None), (guess, False), (np.eye(3)[:2], False)):
             motion = own_motion(before, self.frame, where, way, known)
@@ -128,7 +137,7 @@ class Companions:
             if least < SAME:
                 break
             one.pace = None  # it goes another way now
-        return best
+        return best, least
 
     def _off(self, picture, there) -> np.ndarray:
         """How far a picture is from the frame in the pixels of a bool map: [n]."""
@@ -137,9 +146,10 @@ class Companions:
         part = box_of(there)
         return difference(cv2.blur(picture[part], (3, 3)), self.soft[part])[there[part]]
 
-    def look(self, others) -> None:
+    def look(self, others, dark=None) -> None:
         """Takes what is in sight of the companions, bool [H,W]: the outlines of those in full sight; of one that is
-        hidden in part, or is near another, only how it looks where it must be."""
+        hidden in part, or is near another, only how it looks where it must be. dark: uint8 [H,W], as in
+        `shade.darkness`, for the shadows of those in full sight."""
         parts = _parts(others & ~self.edit)
         beside = cv2.dilate(self.edit.astype(np.uint8), self.near) > 0
         cut = [bool((part & beside).any()) for part in parts]
@@ -155,12 +165,30 @@ class Companions:
                 one.shape += (NEW if one.whole else 1) * (outline - one.shape)
                 one.whole = True
                 there |= outline
+                if dark is not None:
+                    self._shade(one, dark)
             one.picture[there] = self.frame[there]
         self.all = [one for one in self.all if one.known().any()]
         new = [n for n, of in enumerate(owners) if not of]
         for n in sorted(new, key=lambda n: parts[n].sum(), reverse=True)[: max(0, MOST - len(self.all))]:
-            picture = self.frame.astype(np.float32)
-            self.all.append(Companion(picture, parts[n].astype(np.float32), whole=not cut[n]))
+            one = Companion(self.frame.astype(np.float32), parts[n].astype(np.float32), whole=not cut[n])
+            self.all.append(one)
+            if one.whole and dark is not None:
+                self._shade(one, dark)
+
+    def _shade(self, one: Companion, dark) -> None:
+        """Looks for the shadow of a companion in full sight; one that was seen better stays."""
+        shade = cast(one.shape, dark / np.float32(254), (dark != UNTOLD) & ~self.edit)
+        if shade is not None and (one.shade is None or shade.explained > STAYS * one.shade.explained):
+            one.shade = shade
+
+    def shades(self) -> torch.Tensor:
+        """float32 [1,H,W]: the share of the light that their shadows take, as far as it is in sight still."""
+        light = np.ones(self.edit.shape, np.float32)
+        for one in self.all:
+            if one.shade is not None:
+                light *= 1 - one.shade.on(one.shape) * (1 - one.unseen / (UNSEEN + 1))
+        return torch.from_numpy(1 - light)[None]
 
     def shown(self) -> np.ndarray:
         """bool [H,W]: where the frame looks as one of them does that must be there."""

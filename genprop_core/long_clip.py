@@ -14,7 +14,7 @@ import torch
 
 from . import clean_plate, colour
 from .ahead import Ahead, finer
-from .clip_finish import companions_of, finished
+from .clip_finish import companions_of, finished, shades_of
 from .clip_input import View, at_size, check_choices, check_clip, check_keyframes, check_mask, check_shows_something
 from .clip_progress import Counter, Halves, Steps
 from .clip_region import find_region
@@ -226,8 +226,10 @@ def propagate_clip(
         weight = partial(alpha, grow=settings.grow, feather=settings.feather) if settings.composite else None
         sure = mask is not None and settings.mask_mode == "replace"
         scale = view.fit.source[0] / view.fit.inner[0]
-        stays = None if made.companions is None else partial(companions_of, view, made, region)
-        laid = clean_plate.lay(out, masks, frames, whole, shots, scale, weight, sure, stays, step)
+        stays = shade = None
+        if made.companions is not None:
+            stays, shade = partial(companions_of, view, made, region), partial(shades_of, view, made, region)
+        laid = clean_plate.lay(out, masks, frames, whole, shots, scale, weight, sure, stays, shade, step)
         trust, overruled = 1 - (1 - trust) * (1 - laid.known), laid.overruled
     step.end()
     left = untouched(shots, keyframes)

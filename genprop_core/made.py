@@ -15,7 +15,8 @@ class Made:
     earlier windows handed on) and change (outside the mask, in 1/255) [T]; windows: (first frame, last frame) in
     running order; seams: frames at which one window hands over to the next; has_mask: whether any window came with a
     mask. outline: bool [T,1,h,w], the removed thing where it was followed ahead of the windows, at that size; or None.
-    companions: the same of what else moves, with what is hidden of it and was put behind the thing.
+    companions: the same of what else moves, with what is hidden of it and was put behind the thing; shades: uint8
+    [T,1,h,w], how much of the light their shadows take, of 255.
     """
 
     frames: torch.Tensor
@@ -28,6 +29,7 @@ class Made:
     has_mask: bool = False
     outline: torch.Tensor | None = None
     companions: torch.Tensor | None = None
+    shades: torch.Tensor | None = None
 
     @classmethod
     def empty(cls, count: int, height: int, width: int, dtype=torch.uint8) -> "Made":
@@ -39,12 +41,13 @@ class Made:
             torch.zeros(count),
         )
 
-    def draw(self, at: int, outline: torch.Tensor, companions: torch.Tensor) -> None:
-        """Puts the outline and the companions [1,h,w] of one frame into place `at`."""
+    def draw(self, at: int, outline: torch.Tensor, companions: torch.Tensor, shade: torch.Tensor) -> None:
+        """Puts the outline, the companions and their shadows [1,h,w] of one frame into place `at`."""
         if self.outline is None:
             shape = (len(self.frames), *outline.shape)
             self.outline, self.companions = (torch.zeros(shape, dtype=torch.bool) for _ in range(2))
-        self.outline[at], self.companions[at] = outline, companions
+            self.shades = torch.zeros(shape, dtype=torch.uint8)
+        self.outline[at], self.companions[at], self.shades[at] = outline, companions, shade
 
     def put(self, at: int, weight: float, frame, mask, confidence: float, own: float, change: float, share=None):
         """Blends one frame into place `at`; weight 1 replaces what is there, 0 leaves it. share: [1,H,W], the weight of

@@ -22,11 +22,11 @@ from .mover import Mover, filled
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
+from .shade import SAME, darkness, factor_of
 from .stiff import Stiff
 from .thing_colours import Colours
 
 STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
-SAME = 10.0  # of 255: what is nearer than this to what is behind the thing is that
 LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but another exposure, say
 REACH, SPEED = 40, 4  # pixels from where it was last seen, and more for each frame since, that it is looked for in
 SHOWN, UNSHOWN = 0.5, 0.1  # share of a part that the model's mask covers
@@ -172,6 +172,10 @@ class Tracking:
         sure = np.bincount(parts.ravel(), self.others()[0].numpy().ravel()) > SURELY * np.bincount(parts.ravel())
         return torch.from_numpy(sure[parts] & (parts > 0))[None]
 
+    def darkness(self) -> torch.Tensor:
+        """`shade.darkness` of the frame that it stands at, uint8 [1,h,w]."""
+        return torch.from_numpy(darkness(self.passing.frame, self.mover.backdrop, self.mover.known))[None]
+
     def region(self) -> torch.Tensor:
         """`as_region` of the frame that it stands at, [1,H/8,W/8]."""
         return as_region(self.outline(), self.others(), self.full)
@@ -189,9 +193,7 @@ def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tenso
 
 def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
     """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind the thing."""
-    now, behind = now.astype(np.float32), behind.astype(np.float32)
-    factor = (now * behind).sum(2) / np.maximum(1, np.square(behind).sum(2))
-    off = np.abs(now - factor[..., None] * behind).mean(2)
+    factor, off = factor_of(now, behind)
     return (factor > SHADE[0]) & (factor < SHADE[1]) & (off < SAME)
 
 

@@ -89,7 +89,7 @@ class Chain:
             drifts = bool(done) or run.between  # what is blended is to be of one colour; else a start has no drift
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, not done, drifts)
             if self.companions and self.behind and ahead is not None and shown is not None:
-                frames = beside.laid(frames, source, shown, ahead.companions, start, self.counter.again)
+                frames = beside.laid(frames, source, shown, ahead, start, self.counter.again)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if decoded is None else decoded)
@@ -105,12 +105,14 @@ class Chain:
                     made.put(places[p], weight, frames[n], mask[n], float(trust[n]), float(own[n]), float(change[n]))
                     if ahead is not None:
                         outline = ahead.outlines[p]
-                        made.draw(places[p], without_rim(outline), beside.at(p, outline.shape[-2:]))
+                        made.draw(places[p], without_rim(outline), *beside.at(p, outline.shape[-2:]))
             if done:
                 meet = range(fade + 1, min(done, run.need - 1) + 1)
                 made.seams.update(max(run.order[p], run.order[p - 1]) for p in meet)
             made.windows.append((part[0], part[-1]))
             done = start + window
+        if self.companions and self.behind and ahead is not None and made.has_mask and not run.between:
+            beside.back(made, run.order[: run.need], places, ahead, self.counter.again)
 
     def count(self, run: Run) -> int:
         """Windows that a run needs at most."""
@@ -213,5 +215,6 @@ def blended(chain: Chain, run: Run, keyframe: torch.Tensor, made: Made) -> None:
                 known = made.companions[index], other.companions[p]
                 share = pixel_share(weight, *(resize(of[None].float(), height, width)[0] for of in known))
                 outline = other.outline[p] if weight > 0.5 else made.outline[index]
-                made.draw(index, outline, known[0] | known[1])
+                shade = torch.maximum(made.shades[index], other.shades[p])
+                made.draw(index, outline, known[0] | known[1], shade)
             made.put(index, weight, frame, other.mask[p], *values, share)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from panning_scene import FRAMES, GUESS, SIZE, THING, Guessing, edit, scene
 
 from genprop_core.beside import Beside
 from genprop_core.clip_input import View
-from genprop_core.companions import Companion, Companions
+from genprop_core.companions import LEAST, Companion, Companions
 from genprop_core.fit import plan_fit
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.long_clip import ClipSettings, propagate_clip
@@ -34,13 +35,17 @@ def draw(frame, x, y, angle, side=26):
     return cover > 0.5
 
 
-def crossing(turn=0.08, speed=5.0, y=38.0, changes=None):
+def crossing(turn=0.08, speed=5.0, y=38.0, changes=None, x=24.0, shadow=False):
     """(source, target, where the square is [T,H,W]): it turns and goes to the right, in part behind the red thing.
 
-    changes: the frame from which on it has another colour; the truth has it as well.
+    changes: the frame from which on it has another colour; the truth has it as well. x: where it begins. shadow:
+    whether it casts one.
     """
     _, target = scene()
-    squares = torch.stack([draw(f, 24 + speed * t, y, turn * t) for t, f in enumerate(target)])
+    if shadow:
+        lit = [draw(torch.zeros(3, SIZE, SIZE), x + 6 + speed * t, y + 7, turn * t) for t in range(FRAMES)]
+        target *= 1 - 0.5 * torch.stack(lit)[:, None]
+    squares = torch.stack([draw(f, x + speed * t, y, turn * t) for t, f in enumerate(target)])
     if changes is not None:
         for frame, square in zip(target[changes:], squares[changes:]):
             frame[:, square] = torch.tensor([0.95, 0.95, 0.95])[:, None]
@@ -163,6 +168,21 @@ def test_one_that_is_gone_for_long_is_given_up():
     assert counts[4] > 0.9 and counts[-1] == 0
 
 
+def test_one_of_which_little_is_in_sight_in_a_shadow_is_followed_on():
+    source, target, squares = crossing(turn=0, speed=5.0, y=56.0)
+    dark = source.clone()
+    for frame, square in zip(dark, squares):
+        seen = square & ~HIDDEN
+        if seen.sum() < 150:
+            frame[:, seen] *= 0.4  # of the removed thing, as it may fall on what is beside it
+    assert LEAST < (squares[6] & ~HIDDEN).sum() < 150
+    known = followed(dark, squares)
+    for t in (6, 7, 11):
+        picture, share = known[t]
+        there = HIDDEN & squares[t] & (share[0] > 0.5)
+        assert there.sum() > 200 and (picture - target[t])[:, there].square().mean() < 0.012
+
+
 def test_nothing_is_known_where_nothing_moves():
     source, _ = scene()
     for _, share in followed(source, torch.zeros(FRAMES, SIZE, SIZE, dtype=torch.bool)):
@@ -218,6 +238,33 @@ def test_a_clip_is_made_with_what_is_behind_the_removed_thing(keyframe):
     assert (made[True] - made[False])[..., :, :].abs().amax(1)[far].max() == 0
 
 
+def test_what_was_in_full_sight_only_later_is_known_from_there():
+    """It begins behind the thing, and comes out."""
+    source, target, squares = crossing(speed=5.0, x=58.0)
+    there = (HIDDEN & squares)[1:6]
+    assert (squares & ~HIDDEN)[0].sum() < 0.6 * squares[0].sum() and (squares & HIDDEN)[-3:].sum() == 0
+    errors = {}
+    for companions in (True, False):
+        settings = replace(PLAIN, companions=companions)
+        made = propagate_clip(Guessing(True), as_bytes(source), {0: as_bytes(target[0])}, settings).frames
+        errors[companions] = (as_float(made) - target).square().mean(1)[1:6][there].mean()
+    assert errors[True] < 0.5 * errors[False]
+
+
+@pytest.mark.parametrize("keyframe", [0, FRAMES - 1])
+def test_its_shadow_is_laid_with_the_clean_plate(keyframe):
+    source, target, squares = crossing(speed=7.5, x=13.0, shadow=True)
+    dark = torch.stack([draw(torch.zeros(3, SIZE, SIZE), 19 + 7.5 * t, 45, 0.08 * t) for t in range(FRAMES)])
+    there = HIDDEN & dark & ~squares
+    there[keyframe] = False
+    errors = {}
+    for companions in (True, False):
+        settings = replace(PLAIN, companions=companions, clean_plate=True)
+        made = propagate_clip(Guessing(True), as_bytes(source), {keyframe: as_bytes(target[keyframe])}, settings).frames
+        errors[companions] = (as_float(made) - target).square().mean(1)[there].mean()
+    assert there.sum() > 800 and errors[True] < 0.5 * errors[False]
+
+
 def test_it_can_be_stopped_between_frames():
     source, target, _ = crossing()
     view = View(as_bytes(source), plan_fit(SIZE, SIZE, 8), None, "replace", False)
@@ -228,9 +275,10 @@ def test_it_can_be_stopped_between_frames():
         if len(count) == 3:
             raise KeyboardInterrupt
 
-    seen = [torch.zeros(1, SIZE, SIZE, dtype=torch.bool)] * 8
+    nothing = [torch.zeros(1, SIZE, SIZE, dtype=torch.bool)] * 8
+    ahead = SimpleNamespace(companions=nothing, darkness=[of.byte() for of in nothing])
     with pytest.raises(KeyboardInterrupt):
-        beside.laid(source[:8], source[:8], HIDDEN.float().expand(8, 1, -1, -1), seen, 0, stop)
+        beside.laid(source[:8], source[:8], HIDDEN.float().expand(8, 1, -1, -1), ahead, 0, stop)
     assert len(count) == 3
 
 
