@@ -19,6 +19,8 @@ __all__ = [
 ]  # fmt: skip
 FOLDER_FPS = Fraction(24)
 JUMP = 600  # seconds: no frame is shown for longer
+UNTOLD = 2  # the matrix of a file that names none, as ITU-T H.273 counts them:
+SD = (576, 1280)  # up to this height and below this width players take it for BT.601, and for BT.709 above
 TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
 
@@ -106,7 +108,8 @@ def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
     order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB (alpha is dropped), and quarter turns in
-    the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped
+    the metadata are applied. Colours of a file that does not say how they are stored are read as players read them, by
+    its size. Frames with uneven timing come out one after the other, none doubled, none dropped
     (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
@@ -163,8 +166,10 @@ def _shown_size(frame) -> tuple[int, int]:
 
 def _rgb(frame) -> torch.Tensor:
     turns = _quarter_turns(frame)
+    untold = frame.colorspace == UNTOLD and not frame.format.is_rgb
+    matrix = "ITU709" if untold and (frame.height > SD[0] or frame.width >= SD[1]) else None  # None: the frame's own
     # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ.
-    frame = frame.reformat(format="rgb24", dst_colorspace="ITU601", interpolation=CONVERSION)
+    frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601", interpolation=CONVERSION)
     array = frame.to_ndarray()  # [H,W,3]
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 
