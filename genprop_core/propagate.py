@@ -174,7 +174,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         "settings": json.loads(json.dumps(vars(arguments) | sampled, default=str)),
         **(facts or {}),
     }
-    write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
+    notes += write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
     for note in notes:
         say(note)
     say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from stand_in import StandInPipeline, clip, edited
+from video_clips import tone
 
-from genprop_core import cli, propagate, result_files
+from genprop_core import cli, propagate, result_files, video_write
+from genprop_core.audio_track import SoundError
 from genprop_core.compositing import alpha
 from genprop_core.video_io import read_video, write_image
 
@@ -65,6 +67,17 @@ def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
     assert metrics["uneven_timing"] is True and told == metrics["notes"][:1] and len(told) == 1
     rate = read_video(out / "result.mp4").fps
     assert f"{float(rate):.5g} a second" in told[0] and float(rate) == pytest.approx(240 / 22, rel=0.01)
+
+
+def test_a_clip_whose_sound_fails_is_kept_without_it_and_that_is_said(run, tmp_path, monkeypatch):
+    def fails(output, path):
+        raise SoundError("Expected a whole audio track.")
+
+    monkeypatch.setattr(video_write, "AudioTrack", fails)
+    out, said = run(tone(tmp_path / "source.mp4", "aac", video=read_video(write_source(tmp_path / "s.mkv")).frames))
+    notes = json.loads((out / "metrics.json").read_text())["notes"]
+    assert notes[-1] == "the result has no sound: Expected a whole audio track." and said.count(notes[-1]) == 1
+    assert len(read_video(out / "result.mp4").frames) == 10
 
 
 def test_without_a_mask_there_is_neither_mask_nor_overlay(run, tmp_path):
