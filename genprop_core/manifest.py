@@ -21,7 +21,7 @@ from pathlib import Path
 from .errors import GenPropError, Parser
 
 log = logging.getLogger(__name__)
-PATHS = ("source", "mask", "truth", "truth_mask")
+PATHS = ("source", "mask", "truth", "truth_mask")  # options that name what a clip is made from, beside its keyframes
 FILES = (*PATHS, "base", "adapters", "vae")
 OF_THE_RUN = ("manifest", "base", "adapters", "vae", "dtype", "device", "offload", "command")  # the same for every row
 NOT_THE_RESULT = ("out", "manifest", "device", "offload", "command")  # two runs that differ here make the same clip
@@ -178,8 +178,7 @@ def run_manifest(arguments, say=print) -> int:
 
     Of several processes it is always 0: `accelerate launch` stops all of them as soon as one ends otherwise.
     """
-    from .clip_files import read_clip
-    from .propagate import check_writable, load_model, propagate_files, settings_of
+    from .propagate import check_writable, checked, load_model, propagate_files
 
     rows, (index, count, device) = read_manifest(arguments), this_process()
     check_writable(arguments.out)
@@ -191,8 +190,7 @@ def run_manifest(arguments, say=print) -> int:
     for row in todo:
         label = f"row {row.number} ({row.arguments.source})"
         try:
-            settings, files = settings_of(row.arguments), read_clip(row.arguments)
-            check_writable(row.arguments.out, row.arguments.lossless == "on")
+            settings, files = checked(row.arguments)
             propagate_files(
                 model, files, settings, row.arguments, label, lambda text, n=label: say(f"{n}: {text}"),
                 {"row": row.digest},

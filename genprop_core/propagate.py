@@ -16,7 +16,7 @@ from .evaluation import floor_scores, scores, summary
 from .frames import as_float, resize
 from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
-from .result_files import write_result
+from .result_files import check_inputs_stay, write_result
 from .sampler import SamplerSettings
 from .video_write import check_encoder
 
@@ -123,10 +123,19 @@ def load_model(arguments) -> GenProp:
     )
 
 
+def checked(arguments) -> tuple[PropagateSettings, ClipFiles]:
+    """A clip's settings and files. Raises GenPropError, before any work, for what does not fit or cannot be written."""
+    settings = settings_of(arguments)
+    if arguments.out is not None:
+        check_inputs_stay(arguments)
+    files = read_clip(arguments)
+    check_writable(arguments.out, arguments.lossless == "on")
+    return settings, files
+
+
 def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
-    settings, files = settings_of(arguments), read_clip(arguments)
-    check_writable(arguments.out, arguments.lossless == "on")
+    settings, files = checked(arguments)
     propagate_files(load_model(arguments), files, settings, arguments, "propagating")
 
 

@@ -5,16 +5,33 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .clip_files import ClipFiles
+from .clip_files import ClipFiles, keyframe_paths
 from .clip_input import at_size
 from .confidence_plot import confidence_plot
 from .errors import GenPropError
 from .files import write_json
 from .frames import as_bytes
 from .long_clip import ClipResult, ClipSettings
+from .manifest import PATHS
 from .mask_refine import overlay
 from .report import comparison
 from .video_write import write_video, write_with_sound
+
+WRITTEN = ("result.mp4", "mask.mp4", "overlay.mp4", "comparison.png", "confidence.png", "metrics.json")
+
+
+def check_inputs_stay(arguments) -> None:
+    """Raises GenPropError where what a clip is made from would be replaced by what is written to arguments.out."""
+    named = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in PATHS]
+    named += [("--keyframe", path) for _, path in keyframe_paths(arguments.keyframe)]
+    # a folder of images would get two more of them
+    written = [p for p in (arguments.out, *(arguments.out / name for name in WRITTEN)) if p.exists()]
+    for option, path in named:
+        if path is not None and Path(path).exists() and any(os.path.samefile(path, there) for there in written):
+            raise GenPropError(
+                f"Expected --out to leave what is read alone, but {path} ({option}) would be replaced by the result. "
+                "Choose another --out."
+            )
 
 
 def write_result(

@@ -1,6 +1,7 @@
 """What stands in the output folder, read from its files: a stand-in for the model makes the clips."""
 
 import json
+import shutil
 from fractions import Fraction
 
 import av
@@ -10,7 +11,7 @@ import torch
 from stand_in import StandInPipeline, clip, edited
 from video_clips import tone
 
-from genprop_core import cli, propagate, result_files, video_write
+from genprop_core import cli, propagate, result_files, video_io, video_write
 from genprop_core.audio_track import SoundError
 from genprop_core.compositing import alpha
 from genprop_core.video_io import read_video, write_image
@@ -116,6 +117,29 @@ def test_files_that_cannot_be_written_leave_the_earlier_ones_alone(run, tmp_path
         assert {p.name for p in kept[0].iterdir()} == names
         assert not again or (kept[0] / "metrics.json").read_bytes() != before["metrics.json"]
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "option, name",
+    [("--source", "result.mp4"), ("--mask", "mask.mp4"), ("--keyframe", "comparison.png"), ("--source", "")],
+)
+def test_what_is_read_is_not_replaced(run, tmp_path, monkeypatch, option, name):
+    """The result of one run may be the source of the next, if that writes to another folder."""
+    out, source = tmp_path / "out", write_source(tmp_path / "source.mkv")
+    write_image(out / "0.png", clip(10)[0].movedim(0, -1))
+    write_image(out / "1.png", clip(10)[1].movedim(0, -1))
+    if option == "--source" and name:
+        shutil.copy(source, out / name)
+    elif name:
+        write_image(out / "comparison.png", clip(10)[0].movedim(0, -1))
+        shutil.copy(source, out / "mask.mp4")
+    monkeypatch.setattr(video_io, "decode", lambda path: pytest.fail("the clip was read"))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    spelled = tmp_path / "folder" / ".." / "out" / name
+    (tmp_path / "folder").mkdir()
+    _, said = run(source, option, spelled, fails=True)
+    assert "to leave what is read alone" in said and option in said and "Choose another --out." in said
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
 def test_a_lossless_result_is_the_sources_own_outside_the_mask(run, tmp_path):
