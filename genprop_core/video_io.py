@@ -21,6 +21,7 @@ FOLDER_FPS = Fraction(24)
 JUMP = 600  # seconds: no frame is shown for longer
 UNTOLD = 2  # the matrix of a file that names none, as ITU-T H.273 counts them:
 SD = (576, 1280)  # up to this height and below this width players take it for BT.601, and for BT.709 above
+REORDERED = 16  # frames, which codecs store out of order at most
 TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
 
@@ -136,7 +137,11 @@ def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
     """
     if len(times) < 3 or None in times:
         return fps, False
-    gaps = [b - a for a, b in zip(times, times[1:])]
+    gaps, in_order = _gaps(times), sorted(times)
+    even = _gaps(in_order)
+    # An AVI tells no time to show a frame, only where it is stored: an order that some codecs have changed.
+    if -REORDERED * median(even) <= min(gaps) < 0 and min(even) >= 0.5 * median(even):
+        times, gaps = in_order, even
     usual = median(gaps)
     if usual > 0 and (min(gaps) < 0 or max(gaps) > JUMP):  # clips put together, whose times start anew: no length
         rate = Fraction(1 / usual).limit_denominator(1001)
@@ -146,6 +151,10 @@ def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
     if usual <= 0 or abs(len(times) / length / fps - 1) <= TIMING:
         return fps, uneven
     return Fraction(len(times) / length).limit_denominator(1001), uneven
+
+
+def _gaps(times) -> list:
+    return [b - a for a, b in zip(times, times[1:])]
 
 
 def _stills(folder: Path):
