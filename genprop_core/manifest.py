@@ -15,6 +15,7 @@ import csv
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,20 +63,22 @@ def read_manifest(arguments) -> list[Row]:
     if not given:
         raise GenPropError(f"Expected at least one row in {path}, got none.")
     stems = [Path(str(values.get("source", ""))).stem for values in given]
+    same = [stem.casefold() for stem in stems]  # to many a disk, Clip and clip are one folder
     rows, taken = [], {}
     for number, (values, stem) in enumerate(zip(given, stems), 1):
         try:
             own = _arguments(values, arguments, path.parent)
         except GenPropError as error:
             raise GenPropError(f"Row {number} of {path}: {error}") from None
-        name = values.get("out") or (stem if stems.count(stem) == 1 else f"{number:04d}-{stem}")
+        name = values.get("out") or (stem if same.count(stem.casefold()) == 1 else f"{number:04d}-{stem}")
         own.out = arguments.out / str(name)
-        if own.out in taken:
+        folder = os.path.normpath(own.out).casefold()
+        if folder in taken:
             raise GenPropError(
-                f"Expected a folder of its own for every row of {path}, but rows {taken[own.out]} and {number} both "
+                f"Expected a folder of its own for every row of {path}, but rows {taken[folder]} and {number} both "
                 f"write to {own.out}. Give one of them another out."
             )
-        taken[own.out] = number
+        taken[folder] = number
         rows.append(Row(number, own, _digest(own)))
     return rows
 
@@ -139,14 +142,27 @@ def _keyframes(value, folder: Path) -> list[str]:
 
 
 def _digest(arguments) -> str:
-    """Of a row's settings, and of the sizes and times of the files that they name: one that was changed is another."""
+    """Of a row's settings, and of the sizes and times of the files that they name, or that are in folders that they
+    name: one that was changed is another. How a path is spelled makes no difference."""
     from .clip_files import keyframe_paths
 
     kept = {k: v for k, v in sorted(vars(arguments).items()) if k not in NOT_THE_RESULT}
-    named = [getattr(arguments, name, None) for name in FILES]
-    found = [Path(p) for p in named if p] + [path for _, path in keyframe_paths(arguments.keyframe)]
-    kept["files"] = [(p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None for p in found]
+    named = {name: Path(kept[name]) for name in FILES if kept.get(name)}
+    keyframes = keyframe_paths(arguments.keyframe)
+    kept |= {name: path.resolve() for name, path in named.items() if path.exists()}  # a base may be a mere name
+    kept["keyframe"] = [f"{index}:{path.resolve()}" for index, path in keyframes]
+    found = [(path, name in PATHS) for name, path in named.items()] + [(path, True) for _, path in keyframes]
+    kept["files"] = [_state(path, "*" if of_the_clip else "**/*") for path, of_the_clip in found]
     return hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:16]
+
+
+def _state(path: Path, within: str):
+    """What changes when a file, or one that is in a folder, does; None where there is neither. within: which files of a
+    folder; those of a clip's own lie in it, and the results may lie deeper."""
+    if path.is_dir():
+        files = sorted(file for file in path.glob(within) if file.is_file())
+        return [(file.relative_to(path).as_posix(), *_state(file, within)) for file in files]
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 def this_process() -> tuple[int, int, object]:

@@ -78,6 +78,40 @@ def test_lines_of_json_say_the_same(folder, pipeline):
     assert [len(s["keyframe"]) for s in stated] == [2, 1] and [s["lossless"] for s in stated] == ["off", "on"]
 
 
+def digests(path, *more):
+    given = ["propagate", "--manifest", str(path), "--out", "out", *map(str, more)]
+    return [row.digest for row in manifest.read_manifest(cli.build_parser().parse_args(given))]
+
+
+def test_a_row_is_another_when_a_picture_in_its_folders_is(folder, monkeypatch):
+    """However the manifest's path is spelled, and wherever the results are."""
+    for name in ("0.png", "1.png"):
+        write_image(folder / "frames" / name, clip(2)[0].movedim(0, -1))
+    (folder / "base" / "unet").mkdir(parents=True)
+    (folder / "base" / "unet" / "weights.bin").write_bytes(b"1")
+    (folder / "m.csv").write_text("source,keyframe,mask\nframes,0:k0.png,frames\n")
+    monkeypatch.chdir(folder)
+    first = digests("m.csv", "--base", "base")
+    assert digests(folder / "base" / ".." / "m.csv", "--base", folder / "base") == first
+    monkeypatch.chdir(folder / "frames")
+    assert digests("../m.csv", "--base", "../base") == first and digests("../m.csv") == digests(folder / "m.csv")
+    (folder / "frames" / "out").mkdir()
+    (folder / "frames" / "out" / "result.mp4").write_bytes(b"made")
+    assert digests("../m.csv", "--base", "../base") == first
+    seen = {*first}
+    for name in ("frames/1.png", "frames/2.png", "base/unet/weights.bin"):
+        (folder / name).write_bytes(b"changed")
+        seen |= {*digests("../m.csv", "--base", "../base")}
+    assert len(seen) == 4
+
+
+def test_names_that_are_one_on_many_disks_are_numbered(folder):
+    (folder / "m.csv").write_text("source,keyframe\nx/Clip.mp4,k0.png\ny/clip.mp4,k0.png\n")
+    given = ["propagate", "--manifest", str(folder / "m.csv"), "--out", "out"]
+    rows = manifest.read_manifest(cli.build_parser().parse_args(given))
+    assert [row.arguments.out.name for row in rows] == ["0001-Clip", "0002-clip"]
+
+
 @pytest.mark.parametrize(
     "name, text, wanted",
     [
@@ -89,6 +123,7 @@ def test_lines_of_json_say_the_same(folder, pipeline):
         ("clips.csv", "source,crop\na.mp4,on\n", "Row 1 .* invalid choice"),
         ("clips.csv", "source,keyframe\na.mp4,k0.png,3\n", "Row 1 .* more values than there are columns"),
         ("clips.csv", "source,out\na.mp4,x\nb.mp4,x\n", "rows 1 and 2 both write to"),
+        ("clips.csv", "source,out\na.mp4,X\nb.mp4,x\n", "rows 1 and 2 both write to"),
         ("clips.jsonl", '{"source": 1', "Row 1 .* no JSON"),
         ("clips.jsonl", "[1]", "Row 1 .* expected an object"),
     ],
