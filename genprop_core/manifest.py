@@ -181,12 +181,9 @@ def this_process() -> tuple[int, int, object]:
             f"Expected the number of this process, 0 to {count - 1}, in one of {', '.join(NUMBERS[0])}, got "
             f"{'none' if index < 0 else index}. Start it by accelerate launch, or unset {', '.join(NUMBERS[1])}."
         )
-    import torch
+    from .device import own_accelerator
 
-    if not torch.accelerator.is_available():
-        return index, count, None
-    kind = torch.accelerator.current_accelerator().type
-    return index, count, torch.device(kind, local % torch.accelerator.device_count())
+    return index, count, own_accelerator(local)
 
 
 def run_manifest(arguments, say=print) -> int:
@@ -194,14 +191,14 @@ def run_manifest(arguments, say=print) -> int:
 
     Of several processes it is always 0: `accelerate launch` stops all of them as soon as one ends otherwise.
     """
+    from .device import chosen_device
     from .propagate import check_writable, checked, load_model, propagate_files
 
     rows, (index, count, device) = read_manifest(arguments), this_process()
     check_writable(arguments.out)
-    arguments.device = arguments.device or (None if device is None else str(device))
     mine = rows[index::count]
     todo = [row for row in mine if not row.finished]
-    model = load_model(arguments) if todo else None
+    model = load_model(arguments, chosen_device(arguments.device, device)) if todo else None
     failed = []
     for row in todo:
         label = f"row {row.number} ({row.arguments.source})"

@@ -11,6 +11,7 @@ import torch
 
 from .base import SAMPLED
 from .clip_files import ClipFiles, read_clip
+from .device import chosen_device
 from .errors import GenPropError
 from .evaluation import floor_scores, scores, summary
 from .frames import as_float, resize
@@ -69,11 +70,6 @@ def clip_settings_of(arguments) -> ClipSettings:
     )
 
 
-def best_device() -> str:
-    """The machine's accelerator when it has one that works, else the CPU."""
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-
-
 class Progress:
     """One line that rewrites itself: share done and time left. Plain lines where the output is not a terminal.
 
@@ -112,12 +108,12 @@ def check_writable(out: Path, lossless: bool = False):
         ) from None
 
 
-def load_model(arguments) -> GenProp:
+def load_model(arguments, device: str) -> GenProp:
     return GenProp.from_files(
         arguments.base,
         arguments.adapters,
         dtype=DTYPES[arguments.dtype],
-        device=arguments.device or best_device(),
+        device=device,
         vae=arguments.vae,
         offload=arguments.offload,
     )
@@ -136,7 +132,7 @@ def checked(arguments) -> tuple[PropagateSettings, ClipFiles]:
 def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
     settings, files = checked(arguments)
-    propagate_files(load_model(arguments), files, settings, arguments, "propagating")
+    propagate_files(load_model(arguments, chosen_device(arguments.device)), files, settings, arguments, "propagating")
 
 
 def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label=None, say=print, facts=None):

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from stand_in import StandInPipeline, clip, edited
 
-from genprop_core import cli, manifest, propagate
+from genprop_core import cli, device, manifest, propagate
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_image, write_video
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def pipeline(monkeypatch):
     made = StandInPipeline()
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: made)
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: made)
     return made
 
 
@@ -145,12 +146,12 @@ def test_every_process_does_its_share(folder, pipeline, monkeypatch):
     table = "source,keyframe,out,seed\n" + "".join(f"a.mp4,k0.png,r{i},{i}\n" for i in range(5))
     done = []
     for index in range(3):
-        monkeypatch.setattr(manifest, "this_process", lambda index=index: (index, 3, "cpu"))
+        monkeypatch.setattr(manifest, "this_process", lambda index=index: (index, 3, torch.device("cpu")))
         pipeline.seeds.clear()
         assert run(folder, "clips.csv", table) == 0
         done.append(list(pipeline.seeds))
     assert done == [[0, 3], [1, 4], [2]]
-    monkeypatch.setattr(manifest, "this_process", lambda: (1, 2, "cpu"))  # one that failed would stop all the others
+    monkeypatch.setattr(manifest, "this_process", lambda: (1, 2, None))  # one that failed would stop all the others
     assert run(folder, "clips.csv", table.replace("a.mp4,k0.png,r1", "gone.mp4,k0.png,s1")) == 0
     assert (folder / "out" / "s1" / "error.txt").exists()
 
@@ -170,8 +171,6 @@ def test_processes_are_numbered_by_accelerate(tmp_path):
 
 @pytest.mark.parametrize("names", list(zip(*manifest.NUMBERS)), ids=["torchrun", "PMI", "OpenMPI", "MVAPICH"])
 def test_every_launcher_numbers_its_processes(names, monkeypatch):
-    import torch
-
     for name in sum(manifest.NUMBERS, ()):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -189,6 +188,23 @@ def test_every_launcher_numbers_its_processes(names, monkeypatch):
     monkeypatch.setenv(rank, "4")
     with pytest.raises(GenPropError, match="got 4"):
         manifest.this_process()
+
+
+def test_a_process_keeps_to_its_own_accelerator(folder, pipeline, monkeypatch):
+    """A device by its kind alone would be the first one, for all of them."""
+    own, given = torch.device("cuda", 2), []
+    monkeypatch.setattr(manifest, "this_process", lambda: (2, 4, own))
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: given.append(device) or pipeline)
+    table = "source,keyframe,out\n" + "a.mp4,k0.png,r1\n" + "".join(f"gone.mp4,k0.png,r{i}\n" for i in range(2, 5))
+    for more in ([], ["--device", "cuda"], ["--device", "cuda:0"], ["--device", "cpu"]):
+        run(folder, "clips.csv", table, *more)
+    assert given == ["cuda:2", "cuda:2", "cuda:0", "cpu"]
+
+
+def test_a_torch_that_knows_no_accelerators_runs_on_the_cpu(monkeypatch):
+    monkeypatch.delattr(torch, "accelerator")
+    assert device.accelerator() is device.own_accelerator(1) is None
+    assert device.chosen_device(None) == "cpu" and device.chosen_device("cuda:1") == "cuda:1"
 
 
 def test_keyframes_are_named_by_their_index(tmp_path):

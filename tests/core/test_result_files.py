@@ -22,7 +22,7 @@ def run(tmp_path, monkeypatch, capsys):
     """run(source path, *options, **of the stand-in): the output folder, and what was said (on stderr, if `fails`)."""
 
     def with_files(source, *options, fails=False, **of_the_model):
-        monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline(**of_the_model))
+        monkeypatch.setattr(propagate, "load_model", lambda arguments, device: StandInPipeline(**of_the_model))
         write_image(tmp_path / "key.png", (edited(clip(10)) * 255).round().byte().movedim(0, -1))
         given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out", *options]
         assert cli.main(["propagate", *map(str, given)]) == (2 if fails else 0)
@@ -46,7 +46,7 @@ def write_source(path, late=0):
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_a_keyframe_of_another_size_is_resized_and_that_is_said(tmp_path, monkeypatch, capsys, size):
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline())
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: StandInPipeline())
     source, key = write_source(tmp_path / "source.mkv"), edited(clip(10))
     key = torch.nn.functional.interpolate(key[None], (size, size))[0]
     write_image(tmp_path / "key.png", (key * 255).round().byte().movedim(0, -1))
