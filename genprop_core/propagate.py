@@ -109,6 +109,9 @@ def check_writable(out: Path, lossless: bool = False):
 
 
 def load_model(arguments, device: str) -> GenProp:
+    """The model on a device, which is told: a long run may be meant for another."""
+    found = ", as no accelerator that works was found" if arguments.device is None and device == "cpu" else ""
+    print(f"running on {device}{found}", file=sys.stderr)
     return GenProp.from_files(
         arguments.base,
         arguments.adapters,
@@ -165,7 +168,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
-    sampled = {name: getattr(settings.sampler, name) for name in SAMPLED}
+    resolved = {name: getattr(settings.sampler, name) for name in SAMPLED} | {"device": str(model.device)}
     notes = files.notes + result.notes()
     metrics |= {
         "windows": len(result.windows),
@@ -176,7 +179,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         "re_edit": [list(stretch) for stretch in result.doubtful],
         "uneven_timing": files.video.uneven,
         "notes": notes,
-        "settings": json.loads(json.dumps(vars(arguments) | sampled, default=str)),
+        "settings": json.loads(json.dumps(vars(arguments) | resolved, default=str)),
         **(facts or {}),
     }
     notes += write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
