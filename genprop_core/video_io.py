@@ -90,34 +90,35 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if turned else aspect)
 
 
-def read_video(path, step=lambda: None) -> Video:
-    """Reads a whole clip. `path` and errors as in `iter_video`; step() as in `probe`, for every frame twice.
+def read_video(path, step=lambda: None, transparent: str = "dropped") -> Video:
+    """Reads a whole clip. `path`, `transparent` and errors as in `iter_video`; step() as in `probe`, for every frame
+    twice.
 
     Decodes it twice, first to count the frames: so the clip takes T*H*W*3 bytes, and no more while it is read.
     """
     path = Path(path)
     info = probe(path, step=step)
     frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
-    for there, frame in zip(frames, iter_video(path)):
+    for there, frame in zip(frames, iter_video(path, transparent=transparent)):
         step()
         there.copy_(frame)
     return Video(frames, info.fps, path if info.has_audio else None, info.uneven, info.pixel_aspect)
 
 
-def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
+def iter_video(path, least: int = 2, transparent: str = "dropped") -> Iterator[torch.Tensor]:
     """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
-    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB (alpha is dropped), and quarter turns in
-    the metadata are applied. Colours of a file that does not say how they are stored are read as players read them, by
-    its size. Frames with uneven timing come out one after the other, none doubled, none dropped
-    (`probe` gives the rate that keeps the clip's length).
+    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB, and quarter turns in the metadata are
+    applied. Alpha is dropped, or, of a folder's images, taken as `transparent` says (see `read_image`). Colours of a
+    file that does not say how they are stored are read as players read them, by its size. Frames with uneven timing
+    come out one after the other, none doubled, none dropped (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
     frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
     """
     path = existing(path)
-    frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
+    frames = _stills(path, transparent) if path.is_dir() else map(_rgb, decode(path))
     yield from _checked(path, frames, _size, least)
 
 
@@ -157,8 +158,8 @@ def _gaps(times) -> list:
     return [b - a for a, b in zip(times, times[1:])]
 
 
-def _stills(folder: Path):
-    return map(read_image, image_files(folder))
+def _stills(folder: Path, transparent: str = "dropped"):
+    return (read_image(path, transparent) for path in image_files(folder))
 
 
 def _size(image: torch.Tensor) -> tuple[int, int]:
