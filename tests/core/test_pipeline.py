@@ -90,6 +90,13 @@ def test_a_clip_of_one_window_is_encoded_sampled_and_decoded_once(model):
     assert torch.equal(result.frames, decode_latents(model.base.vae, latents[0]))
 
 
+def test_the_latents_of_a_window_that_ran_backward_are_in_the_order_of_the_frames(model):
+    frames = clip(4)
+    result = model.propagate(frames, {3: clip(5)[0]}, SETTINGS)
+    decoded = decode_latents(model.base.vae, result.latents)
+    assert (decoded - result.frames).abs().max() < 1e-4 < (decoded.flip(0) - result.frames).abs().max()
+
+
 def test_a_keyframe_for_every_frame_conditions_that_frame(model):
     """UNet and SCE are shown the frame's own; one keyframe repeated is one keyframe, bit for bit."""
     frames, (one, other) = clip(4), clip(5)[:2]
