@@ -86,5 +86,5 @@ def as_frame(image) -> np.ndarray:
 def image_files(folder) -> list[Path]:
     """The images of a folder in natural order (frame2 before frame10); hidden and other files are left out."""
     images = [p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted(images, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s)
+    return sorted(images, key=lambda p: [(s.isdecimal(), int(s) if s.isdecimal() else s)
                                          for s in re.split(r"([0-9]+)", p.name.lower())])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from video_clips import clip, encode
 
+from genprop_core.images import image_files
 from genprop_core.video_decode import CONVERSION
 from genprop_core.video_io import iter_video, probe, read_video, write_image, write_video
 
@@ -154,6 +155,12 @@ def test_a_folder_is_read_in_natural_order(tmp_path):
     video = read_video(tmp_path)
     assert torch.equal(video.frames, frames) and video.fps == 24 and video.audio_path is None
     assert probe(tmp_path).frames == 12
+
+
+def test_names_with_digits_that_are_no_numbers_are_in_order_too(tmp_path):
+    for name in ("²1.png", "²10.png", "²2.png"):
+        write_image(tmp_path / name, clip(1)[0])
+    assert [p.name for p in image_files(tmp_path)]== ["²1.png", "²2.png", "²10.png"]
 
 
 def test_a_clip_trimmed_by_an_edit_list_is_whole(tmp_path):
