@@ -11,6 +11,8 @@ from .errors import GenPropError
 from .files import atomic
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Of Pillow, which goes by what is in a file, whatever its name, and starts other programs for some (PostScript).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 _SAVE_OPTIONS = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"lossless": True}}
 
 
@@ -25,7 +27,7 @@ def read_image(path, transparent: str = "dropped") -> torch.Tensor:
     if not path.is_file():
         raise GenPropError(f"Expected an image at {path}, but there is none. Check the path.")
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("F", "I") and path.suffix.lower() != ".png":
                 raise GenPropError(f"Expected 8 or 16-bit pixels, but {path} has pixels of unknown range "
@@ -44,7 +46,8 @@ def read_image(path, transparent: str = "dropped") -> torch.Tensor:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError) as error:
         raise GenPropError(f"Expected a whole image, but {path} cannot be decoded ({error}). "
-                           "It may be truncated or of another format; export it again.") from None
+                           f"It may be truncated or of another format; export it again as one of {', '.join(FORMATS)}."
+                           ) from None
 
 
 def _in_srgb(image):

@@ -88,5 +88,11 @@ def test_images_that_cannot_be_read(tmp_path):
     (tmp_path / "b.png").write_text("no image")
     with pytest.raises(GenPropError, match="whole image, but .* cannot be decoded"):
         read_image(tmp_path / "b.png")
+    for name, kind in (("d.png", "EPS"), ("e.png", "PPM")):
+        Image.fromarray(clip(1)[0].numpy()).save(tmp_path / name, kind)
+        with pytest.raises(GenPropError, match="cannot be decoded .* export it again as one of PNG, JPEG"):
+            read_image(tmp_path / name)
+    Image.fromarray(clip(1)[0].numpy()).save(tmp_path / "f.png", "GIF")
+    assert read_image(tmp_path / "f.png").shape == clip(1)[0].shape
     with pytest.raises(GenPropError, match="Expected an image at .*c.png, but there is none"):
         read_image(tmp_path / "c.png")
