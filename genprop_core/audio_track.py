@@ -19,7 +19,7 @@ LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 7: "6
 
 
 class SoundError(GenPropError):
-    """The sound of a file is damaged, or cannot be brought into another; the pictures can be written without it."""
+    """The sound of a file is gone, damaged, or cannot be brought into another; the pictures can be written without."""
 
     __module__ = "genprop_core.audio_track"  # as that of GenPropError
 
@@ -48,7 +48,7 @@ def audio_notes(path) -> list[str]:
 
 class AudioTrack:
     """The audio of a file on its way into an output; made when the output's pictures have their stream, before its
-    first packet. Raises SoundError where the audio is at fault, and GenPropError where there is no such file."""
+    first packet. Raises SoundError where the audio is at fault."""
 
     def __init__(self, output, path):
         self.path, self.ahead, self.output = path, None, output
@@ -108,8 +108,10 @@ def _told(path, done: str):
     """
     try:
         yield
-    except GenPropError:
+    except SoundError:
         raise
+    except GenPropError as error:  # a file that is gone by now, say
+        raise SoundError(str(error)) from None
     except (av.FFmpegError, OSError, ValueError) as error:
         if done == "written" and isinstance(error, OSError):
             raise

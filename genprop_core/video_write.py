@@ -29,8 +29,8 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     padding or cropping, though some players refuse it. Colours are tagged BT.709.
 
     Raises GenPropError for no frames, frames of another type or of changing size, a frame rate that is none, another
-    suffix, and a place that cannot be written; `SoundError` for a source of audio that cannot be read or has no room in
-    the file.
+    suffix, and a place that cannot be written; `SoundError` for a source of audio that cannot be read, or whose audio
+    the file cannot take.
     """
     path, fps = Path(path), as_fps(fps)
     codec = _codec(lossless)

@@ -61,6 +61,9 @@ def test_sound_that_the_file_cannot_take_costs_the_sound_alone(tmp_path):
     notes = write_with_sound(tmp_path / "out.mov", lambda: iter(frames), 24, source)
     assert len(notes) == 1 and notes[0].startswith("the result has no sound: ")
     assert len(read_video(tmp_path / "out.mov").frames) == 24 and not probe(tmp_path / "out.mov").has_audio
+    assert "gone.mkv, but there is none" in write_with_sound(
+        tmp_path / "out.mov", lambda: iter(frames), 24, tmp_path / "gone.mkv"
+    )[0]  # fmt: skip
     assert write_with_sound(tmp_path / "out.mp4", lambda: iter(frames), 24, source) == []
     assert audio(tmp_path / "out.mp4")[0] == "flac"
 
