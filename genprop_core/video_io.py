@@ -178,8 +178,10 @@ def _rgb(frame) -> torch.Tensor:
     turns = _quarter_turns(frame)
     untold = frame.colorspace == UNTOLD and not frame.format.is_rgb
     matrix = "ITU709" if untold and (frame.height > SD[0] or frame.width >= SD[1]) else None  # None: the frame's own
-    # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ.
-    frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601", interpolation=CONVERSION)
+    # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ, and any range as
+    # limited unless it is told.
+    frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601",
+                           src_color_range=frame.color_range, interpolation=CONVERSION)  # fmt: skip
     array = frame.to_ndarray()  # [H,W,3]
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 
