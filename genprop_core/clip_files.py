@@ -55,12 +55,13 @@ def read_clip(arguments) -> ClipFiles:
 
 
 def _mask(path):
-    """uint8 [1 or T,1,h,w] from an image, a video or a folder of images; white where the edit is."""
+    """uint8 [1 or T,1,h,w] from an image, a video or a folder of images. The edit is where it is white, or of another
+    bright colour; an image's places that can be seen through are black."""
     if path is None:
         return None
     one = Path(path).suffix.lower() in SUFFIXES and not Path(path).is_dir()
-    pictures = read_image(path, "black")[None] if one else read_video(path).frames
-    return pictures[..., 0][:, None].clone()  # [T,h,w,3] -> [T,1,h,w]; a clone, so that the rest can go
+    pictures = read_image(path, "black")[None] if one else read_video(path, transparent="black").frames
+    return pictures.amax(-1)[:, None]  # [T,h,w,3] -> [T,1,h,w]
 
 
 def _truth(arguments, frames):
@@ -68,12 +69,12 @@ def _truth(arguments, frames):
         raise GenPropError("Expected --truth and --truth-mask together, got one of them. Give both, or neither.")
     if not arguments.truth:
         return None
-    pair = [read_video(path).frames.movedim(-1, 1) for path in (arguments.truth, arguments.truth_mask)]
+    pair = read_video(arguments.truth).frames.movedim(-1, 1), _mask(arguments.truth_mask)
     for path, video in zip((arguments.truth, arguments.truth_mask), pair):
-        if video.shape != frames.shape:
+        if (len(video), *video.shape[2:]) != (len(frames), *frames.shape[2:]):
             raise GenPropError(
                 f"Expected {path} to have the source's {frames.shape[0]} frames of "
                 f"{frames.shape[3]}x{frames.shape[2]}, "
                 f"got {video.shape[0]} of {video.shape[3]}x{video.shape[2]}. Give the truth of this source."
             )
-    return as_float(pair[0]), (as_float(pair[1][:, :1]) > 0.5).float()
+    return as_float(pair[0]), (as_float(pair[1]) > 0.5).float()

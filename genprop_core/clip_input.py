@@ -37,7 +37,7 @@ def check_aspect(keyframe, frames, tolerance=0.02):
 
 
 def check_clip(frames) -> None:
-    if frames.ndim != 4 or frames.shape[0] < 2:
+    if frames.ndim != 4 or frames.shape[0] < 2 or frames.shape[1] != 3:
         raise GenPropError(f"Expected a clip of at least 2 frames [T,3,H,W], got shape {tuple(frames.shape)}.")
     for index, frame in enumerate(frames):
         _check_numbers(frame, f"frame {index} of the clip")

@@ -67,13 +67,17 @@ def decode_latents(vae, latents: torch.Tensor, chunk: int = 8) -> torch.Tensor:
     return torch.cat(out).contiguous()
 
 
+def seeded(seed: int) -> torch.Generator:
+    """A CPU generator; a seed that torch has no room for is taken modulo 2^64."""
+    return torch.Generator().manual_seed(seed if -(2**63) <= seed < 2**64 else seed % 2**64)
+
+
 def augment_keyframe(keyframe: torch.Tensor, amount: float, seed: int) -> torch.Tensor:
     """keyframe [...,3,H,W] in [-1,1] plus `amount` times noise from a CPU generator of its own seed.
 
     Every frame of a batch gets the same noise.
     """
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(keyframe.shape[-3:], generator=generator)
+    noise = torch.randn(keyframe.shape[-3:], generator=seeded(seed))
     return keyframe + amount * noise.to(keyframe.device, keyframe.dtype)
 
 

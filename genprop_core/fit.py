@@ -53,7 +53,12 @@ class Fit:
 
     def undo_mask(self, mask: torch.Tensor) -> torch.Tensor:
         """Soft mask [T,1,h,w] at any size (latent size, say) that covers `size` -> float [T,1,*source] in [0,1]."""
-        mask = F.interpolate(mask.float(), self.size, mode="bilinear")[..., : self.inner[0], : self.inner[1]]
+        mask, there = mask.float(), mask.shape[-2:]
+        if any(a < b for a, b in zip(there, self.size)):
+            mask, there = F.interpolate(mask, self.size, mode="bilinear"), self.size
+        # a finer one is not made smaller first: what is a pixel wide would be lost
+        rows, columns = (round(n * part / whole) for n, part, whole in zip(there, self.inner, self.size))
+        mask = mask[..., :rows, :columns]
         return F.interpolate(mask, self.source, mode="bilinear", antialias=True).clamp(0, 1)
 
 

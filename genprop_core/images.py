@@ -1,5 +1,6 @@
 """Still images in and out, by Pillow: uint8 [H,W,3] RGB."""
 import io
+import logging
 import re
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from PIL import Image, ImageCms, ImageOps
 from .errors import GenPropError
 from .files import atomic
 
+log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+# Of Pillow, which goes by what is in a file, whatever its name, and starts other programs for some (PostScript).
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF")
 _SAVE_OPTIONS = {".jpg": {"quality": 95}, ".jpeg": {"quality": 95}, ".webp": {"lossless": True}}
 
 
@@ -25,14 +29,14 @@ def read_image(path, transparent: str = "dropped") -> torch.Tensor:
     if not path.is_file():
         raise GenPropError(f"Expected an image at {path}, but there is none. Check the path.")
     try:
-        with Image.open(path) as opened:
+        with Image.open(path, formats=FORMATS) as opened:
             image = ImageOps.exif_transpose(opened)
             if image.mode in ("F", "I") and path.suffix.lower() != ".png":
                 raise GenPropError(f"Expected 8 or 16-bit pixels, but {path} has pixels of unknown range "
                                    f"(mode {image.mode}). Export it as an 8-bit PNG.")
             if image.mode.startswith("I"):  # 16-bit grey: Pillow's own conversion clips at 255
                 image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
-            picture = np.array(_in_srgb(image).convert("RGB"))
+            picture = np.array(_in_srgb(image, path).convert("RGB"))
             if transparent != "dropped" and image.has_transparency_data:
                 solid = np.asarray(image.convert("RGBA"))[..., 3:]
                 if transparent == "refused" and solid.min() < 255:
@@ -42,20 +46,26 @@ def read_image(path, transparent: str = "dropped") -> torch.Tensor:
             return torch.from_numpy(picture)
     except GenPropError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError, ImageCms.PyCMSError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise GenPropError(f"Expected a whole image, but {path} cannot be decoded ({error}). "
-                           "It may be truncated or of another format; export it again.") from None
+                           f"It may be truncated or of another format; export it again as one of {', '.join(FORMATS)}."
+                           ) from None
 
 
-def _in_srgb(image):
-    """An RGB picture that comes with another colour profile, as editors on wide screens write, in sRGB."""
+def _in_srgb(image, path):
+    """An RGB picture that comes with another colour profile, as editors on wide screens write, in sRGB. One that cannot
+    be used is left out, as viewers do, and that is logged."""
     profile = image.info.get("icc_profile")
     if not profile or image.mode not in ("RGB", "RGBA"):
         return image
-    own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-    if "srgb" in ImageCms.getProfileDescription(own).lower():
+    try:
+        own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if "srgb" in ImageCms.getProfileDescription(own).lower():
+            return image
+        return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"))
+    except (OSError, ImageCms.PyCMSError) as error:  # broken, or of another kind of colours, such as CMYK
+        log.warning("the colour profile of %s cannot be used (%s); its colours are taken as sRGB", path, error)
         return image
-    return ImageCms.profileToProfile(image, own, ImageCms.createProfile("sRGB"))
 
 
 def write_image(path, image) -> None:
@@ -86,5 +96,5 @@ def as_frame(image) -> np.ndarray:
 def image_files(folder) -> list[Path]:
     """The images of a folder in natural order (frame2 before frame10); hidden and other files are left out."""
     images = [p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
-    return sorted(images, key=lambda p: [(s.isdigit(), int(s) if s.isdigit() else s)
+    return sorted(images, key=lambda p: [(s.isdecimal(), int(s) if s.isdecimal() else s)
                                          for s in re.split(r"([0-9]+)", p.name.lower())])

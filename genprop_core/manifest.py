@@ -15,13 +15,14 @@ import csv
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import GenPropError, Parser
 
 log = logging.getLogger(__name__)
-PATHS = ("source", "mask", "truth", "truth_mask")
+PATHS = ("source", "mask", "truth", "truth_mask")  # options that name what a clip is made from, beside its keyframes
 FILES = (*PATHS, "base", "adapters", "vae")
 OF_THE_RUN = ("manifest", "base", "adapters", "vae", "dtype", "device", "offload", "command")  # the same for every row
 NOT_THE_RESULT = ("out", "manifest", "device", "offload", "command")  # two runs that differ here make the same clip
@@ -62,20 +63,22 @@ def read_manifest(arguments) -> list[Row]:
     if not given:
         raise GenPropError(f"Expected at least one row in {path}, got none.")
     stems = [Path(str(values.get("source", ""))).stem for values in given]
+    same = [stem.casefold() for stem in stems]  # to many a disk, Clip and clip are one folder
     rows, taken = [], {}
     for number, (values, stem) in enumerate(zip(given, stems), 1):
         try:
             own = _arguments(values, arguments, path.parent)
         except GenPropError as error:
             raise GenPropError(f"Row {number} of {path}: {error}") from None
-        name = values.get("out") or (stem if stems.count(stem) == 1 else f"{number:04d}-{stem}")
+        name = values.get("out") or (stem if same.count(stem.casefold()) == 1 else f"{number:04d}-{stem}")
         own.out = arguments.out / str(name)
-        if own.out in taken:
+        folder = os.path.normpath(own.out).casefold()
+        if folder in taken:
             raise GenPropError(
-                f"Expected a folder of its own for every row of {path}, but rows {taken[own.out]} and {number} both "
+                f"Expected a folder of its own for every row of {path}, but rows {taken[folder]} and {number} both "
                 f"write to {own.out}. Give one of them another out."
             )
-        taken[own.out] = number
+        taken[folder] = number
         rows.append(Row(number, own, _digest(own)))
     return rows
 
@@ -139,14 +142,27 @@ def _keyframes(value, folder: Path) -> list[str]:
 
 
 def _digest(arguments) -> str:
-    """Of a row's settings, and of the sizes and times of the files that they name: one that was changed is another."""
+    """Of a row's settings, and of the sizes and times of the files that they name, or that are in folders that they
+    name: one that was changed is another. How a path is spelled makes no difference."""
     from .clip_files import keyframe_paths
 
     kept = {k: v for k, v in sorted(vars(arguments).items()) if k not in NOT_THE_RESULT}
-    named = [getattr(arguments, name, None) for name in FILES]
-    found = [Path(p) for p in named if p] + [path for _, path in keyframe_paths(arguments.keyframe)]
-    kept["files"] = [(p.stat().st_size, p.stat().st_mtime_ns) if p.is_file() else None for p in found]
+    named = {name: Path(kept[name]) for name in FILES if kept.get(name)}
+    keyframes = keyframe_paths(arguments.keyframe)
+    kept |= {name: path.resolve() for name, path in named.items() if path.exists()}  # a base may be a mere name
+    kept["keyframe"] = [f"{index}:{path.resolve()}" for index, path in keyframes]
+    found = [(path, name in PATHS) for name, path in named.items()] + [(path, True) for _, path in keyframes]
+    kept["files"] = [_state(path, "*" if of_the_clip else "**/*") for path, of_the_clip in found]
     return hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:16]
+
+
+def _state(path: Path, within: str):
+    """What changes when a file, or one that is in a folder, does; None where there is neither. within: which files of a
+    folder; those of a clip's own lie in it, and the results may lie deeper."""
+    if path.is_dir():
+        files = sorted(file for file in path.glob(within) if file.is_file())
+        return [(file.relative_to(path).as_posix(), *_state(file, within)) for file in files]
+    return (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else None
 
 
 def this_process() -> tuple[int, int, object]:
@@ -165,12 +181,9 @@ def this_process() -> tuple[int, int, object]:
             f"Expected the number of this process, 0 to {count - 1}, in one of {', '.join(NUMBERS[0])}, got "
             f"{'none' if index < 0 else index}. Start it by accelerate launch, or unset {', '.join(NUMBERS[1])}."
         )
-    import torch
+    from .device import own_accelerator
 
-    if not torch.accelerator.is_available():
-        return index, count, None
-    kind = torch.accelerator.current_accelerator().type
-    return index, count, torch.device(kind, local % torch.accelerator.device_count())
+    return index, count, own_accelerator(local)
 
 
 def run_manifest(arguments, say=print) -> int:
@@ -178,21 +191,19 @@ def run_manifest(arguments, say=print) -> int:
 
     Of several processes it is always 0: `accelerate launch` stops all of them as soon as one ends otherwise.
     """
-    from .clip_files import read_clip
-    from .propagate import check_writable, load_model, propagate_files, settings_of
+    from .device import chosen_device
+    from .propagate import check_writable, checked, load_model, propagate_files
 
     rows, (index, count, device) = read_manifest(arguments), this_process()
     check_writable(arguments.out)
-    arguments.device = arguments.device or (None if device is None else str(device))
     mine = rows[index::count]
     todo = [row for row in mine if not row.finished]
-    model = load_model(arguments) if todo else None
+    model = load_model(arguments, chosen_device(arguments.device, device)) if todo else None
     failed = []
     for row in todo:
         label = f"row {row.number} ({row.arguments.source})"
         try:
-            settings, files = settings_of(row.arguments), read_clip(row.arguments)
-            check_writable(row.arguments.out, row.arguments.lossless == "on")
+            settings, files = checked(row.arguments)
             propagate_files(
                 model, files, settings, row.arguments, label, lambda text, n=label: say(f"{n}: {text}"),
                 {"row": row.digest},

@@ -185,11 +185,14 @@ class GenProp:
         stretched = Fit(tuple(frames.shape[-2:]), clip.size, clip.size)
         view, keyframes, shots = checked(windows, frames, keyframe, clip, mask, stretched)
         made = make(windows, view, keyframes, shots, clip, progress, noise, torch.float32)
-        one = len(made.windows) == 1
+        latents = None
+        if len(made.windows) == 1 and windows.latents.shape[1] == len(frames):
+            (first, last), latents = made.windows[0], windows.latents[0]
+            latents = latents.flip(0) if first > last else latents  # it ran backward, from a keyframe at the end
         return Result(
             made.frames,
             made.mask if self.adapters is not None else None,
-            windows.latents[0] if one and windows.latents.shape[1] == len(frames) else None,
+            latents,
             windows.seconds,
             {"windows": len(made.windows)},
             sorted(made.seams),

@@ -11,12 +11,13 @@ import torch
 
 from .base import SAMPLED
 from .clip_files import ClipFiles, read_clip
+from .device import chosen_device
 from .errors import GenPropError
 from .evaluation import floor_scores, scores, summary
 from .frames import as_float, resize
 from .long_clip import ClipResult, ClipSettings
 from .pipeline import GenProp, PropagateSettings, Result
-from .result_files import write_result
+from .result_files import check_inputs_stay, write_result
 from .sampler import SamplerSettings
 from .video_write import check_encoder
 
@@ -69,11 +70,6 @@ def clip_settings_of(arguments) -> ClipSettings:
     )
 
 
-def best_device() -> str:
-    """The machine's accelerator when it has one that works, else the CPU."""
-    return torch.accelerator.current_accelerator().type if torch.accelerator.is_available() else "cpu"
-
-
 class Progress:
     """One line that rewrites itself: share done and time left. Plain lines where the output is not a terminal.
 
@@ -112,22 +108,34 @@ def check_writable(out: Path, lossless: bool = False):
         ) from None
 
 
-def load_model(arguments) -> GenProp:
+def load_model(arguments, device: str) -> GenProp:
+    """The model on a device, which is told: a long run may be meant for another."""
+    found = ", as no accelerator that works was found" if arguments.device is None and device == "cpu" else ""
+    print(f"running on {device}{found}", file=sys.stderr)
     return GenProp.from_files(
         arguments.base,
         arguments.adapters,
         dtype=DTYPES[arguments.dtype],
-        device=arguments.device or best_device(),
+        device=device,
         vae=arguments.vae,
         offload=arguments.offload,
     )
 
 
+def checked(arguments) -> tuple[PropagateSettings, ClipFiles]:
+    """A clip's settings and files. Raises GenPropError, before any work, for what does not fit or cannot be written."""
+    settings = settings_of(arguments)
+    if arguments.out is not None:
+        check_inputs_stay(arguments)
+    files = read_clip(arguments)
+    check_writable(arguments.out, arguments.lossless == "on")
+    return settings, files
+
+
 def run(arguments):
     """Everything is checked before the model runs; files appear in --out only when all of them are made."""
-    settings, files = settings_of(arguments), read_clip(arguments)
-    check_writable(arguments.out, arguments.lossless == "on")
-    propagate_files(load_model(arguments), files, settings, arguments, "propagating")
+    settings, files = checked(arguments)
+    propagate_files(load_model(arguments, chosen_device(arguments.device)), files, settings, arguments, "propagating")
 
 
 def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label=None, say=print, facts=None):
@@ -160,7 +168,7 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         checkpoint=model.file.digest,
         seed=settings.seed,
     )
-    sampled = {name: getattr(settings.sampler, name) for name in SAMPLED}
+    resolved = {name: getattr(settings.sampler, name) for name in SAMPLED} | {"device": str(model.device)}
     notes = files.notes + result.notes()
     metrics |= {
         "windows": len(result.windows),
@@ -171,10 +179,10 @@ def propagate_files(model: GenProp, files: ClipFiles, settings, arguments, label
         "re_edit": [list(stretch) for stretch in result.doubtful],
         "uneven_timing": files.video.uneven,
         "notes": notes,
-        "settings": json.loads(json.dumps(vars(arguments) | sampled, default=str)),
+        "settings": json.loads(json.dumps(vars(arguments) | resolved, default=str)),
         **(facts or {}),
     }
-    write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
+    notes += write_result(out, files, result, settings.clip, metrics, lossless=arguments.lossless == "on")
     for note in notes:
         say(note)
     say(f"{len(frames)} frames in {seconds:.1f} s; look at {out / 'comparison.png'}")

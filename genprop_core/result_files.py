@@ -5,22 +5,40 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from .clip_files import ClipFiles
+from .clip_files import ClipFiles, keyframe_paths
 from .clip_input import at_size
 from .confidence_plot import confidence_plot
 from .errors import GenPropError
 from .files import write_json
 from .frames import as_bytes
 from .long_clip import ClipResult, ClipSettings
+from .manifest import PATHS
 from .mask_refine import overlay
 from .report import comparison
-from .video_io import write_video
+from .video_write import write_video, write_with_sound
+
+WRITTEN = ("result.mp4", "mask.mp4", "overlay.mp4", "comparison.png", "confidence.png", "metrics.json")
+
+
+def check_inputs_stay(arguments) -> None:
+    """Raises GenPropError where what a clip is made from would be replaced by what is written to arguments.out."""
+    named = [(f"--{name.replace('_', '-')}", getattr(arguments, name)) for name in PATHS]
+    named += [("--keyframe", path) for _, path in keyframe_paths(arguments.keyframe)]
+    # a folder of images would get two more of them
+    written = [p for p in (arguments.out, *(arguments.out / name for name in WRITTEN)) if p.exists()]
+    for option, path in named:
+        if path is not None and Path(path).exists() and any(os.path.samefile(path, there) for there in written):
+            raise GenPropError(
+                f"Expected --out to leave what is read alone, but {path} ({option}) would be replaced by the result. "
+                "Choose another --out."
+            )
 
 
 def write_result(
     out: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, metrics: dict, lossless: bool = False
-) -> None:
-    """result.mp4, comparison.png, confidence.png, metrics.json; with a mask also mask.mp4 and overlay.mp4.
+) -> list[str]:
+    """result.mp4, comparison.png, confidence.png, metrics.json; with a mask also mask.mp4 and overlay.mp4. Returns what
+    the user should know of them, one line each, which is added to the notes among the metrics.
 
     lossless: of result.mp4 and mask.mp4, so that what is outside the mask can be compared with the source.
     Makes every file in a hidden folder beside the others, then moves them in: old output stays until then.
@@ -30,12 +48,14 @@ def write_result(
     staging, kept = None, None
     try:
         staging = Path(tempfile.mkdtemp(prefix=".making-", dir=out))
-        _videos(staging, files, result, clip, lossless)
+        notes = _videos(staging, files, result, clip, lossless)
         _pictures(staging, files, result)
+        metrics = metrics | {"notes": metrics["notes"] + notes}
         write_json(staging / "metrics.json", metrics)
         kept = staging
         _move_in(sorted(staging.iterdir(), key=lambda f: (f.name == "metrics.json", f.name)), out)  # it says: finished
         kept = None
+        return notes
     except OSError as error:
         there = "" if kept is None else f" The new ones are in {kept}: move them yourself."
         raise GenPropError(
@@ -66,13 +86,13 @@ def _move_in(made: list[Path], out: Path) -> None:
     shutil.rmtree(earlier, ignore_errors=True)
 
 
-def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> None:
-    """Frame by frame, so that they need no memory beside the frames that are there."""
+def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettings, lossless: bool) -> list[str]:
+    """Frame by frame, so that they need no memory beside the frames that are there. Returns notes for the user."""
     video, pictures = files.video, result.frames.movedim(1, -1)  # [T,3,H,W] -> [T,H,W,3]
-    write_video(folder / "result.mp4", pictures, video.fps, audio_from=video.audio_path, lossless=lossless,
-                pixel_aspect=video.pixel_aspect)  # fmt: skip
+    notes = write_with_sound(folder / "result.mp4", lambda: pictures, video.fps, video.audio_path, lossless=lossless,
+                             pixel_aspect=video.pixel_aspect)  # fmt: skip
     if result.mask is None:
-        return
+        return notes
     grey = (mask[0][..., None].expand(-1, -1, 3) for mask in result.mask)  # [1,H,W] -> [H,W,3]
     write_video(folder / "mask.mp4", grey, video.fps, lossless=lossless, pixel_aspect=video.pixel_aspect)
     shown = (
@@ -80,6 +100,7 @@ def _videos(folder: Path, files: ClipFiles, result: ClipResult, clip: ClipSettin
         for frame, mask in zip(files.frames, result.mask)
     )
     write_video(folder / "overlay.mp4", shown, video.fps, pixel_aspect=video.pixel_aspect)
+    return notes
 
 
 def _pictures(folder: Path, files: ClipFiles, result: ClipResult) -> None:

@@ -8,7 +8,7 @@ import torch
 from . import edm
 from .adapters import with_region
 from .attach import attach
-from .conditioning import Condition
+from .conditioning import Condition, seeded
 from .errors import GenPropError
 from .unet import denoise
 
@@ -78,8 +78,8 @@ class Known:
 
 
 def unit_noise(shape, seed: int) -> torch.Tensor:
-    """Standard normal float32 noise from a CPU generator, the same on every device; large seeds modulo 2^64."""
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed if seed < 2**64 else seed % 2**64))
+    """Standard normal float32 noise from a CPU generator, the same on every device; the seed as in `seeded`."""
+    return torch.randn(shape, generator=seeded(seed))
 
 
 def double(condition: Condition) -> Condition:

@@ -77,14 +77,18 @@ class _Tally:
 def decode(path):
     """Yields every frame (av.VideoFrame) of a file's first video track.
 
-    Raises GenPropError for a video in high dynamic range, whose numbers are no colours as pictures have them, where a
-    packet or frame is damaged, and at the end when less came than the file declares.
+    Raises GenPropError for a video of a codec that is unknown here, for one in high dynamic range, whose numbers are no
+    colours as pictures have them, where a packet or frame is damaged, and at the end when less came than the file
+    declares.
     """
     with open_media(path) as container:
         if not container.streams.video:
             raise GenPropError(f"Expected at least 2 frames, but {path} has none (no video track). "
                                "Give a video; if it should be one, it is truncated: copy or export it again.")
         stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise GenPropError(f"Expected a video that can be decoded, but there is no decoder for that of {path} "
+                               "here. Convert it to H.264 with a program that plays it.")
         if stream.codec_context.color_trc in HDR:
             kind = HDR[stream.codec_context.color_trc]
             raise GenPropError(f"Expected a video in standard dynamic range, but {path} is HDR ({kind}): its colours "

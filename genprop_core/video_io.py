@@ -19,6 +19,9 @@ __all__ = [
 ]  # fmt: skip
 FOLDER_FPS = Fraction(24)
 JUMP = 600  # seconds: no frame is shown for longer
+UNTOLD = 2  # the matrix of a file that names none, as ITU-T H.273 counts them:
+SD = (576, 1280)  # up to this height and below this width players take it for BT.601, and for BT.709 above
+REORDERED = 16  # frames, which codecs store out of order at most
 TIMING = 0.02  # a declared rate this near the frames' own is right: times are rounded
 
 
@@ -87,33 +90,35 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if turned else aspect)
 
 
-def read_video(path, step=lambda: None) -> Video:
-    """Reads a whole clip. `path` and errors as in `iter_video`; step() as in `probe`, for every frame twice.
+def read_video(path, step=lambda: None, transparent: str = "dropped") -> Video:
+    """Reads a whole clip. `path`, `transparent` and errors as in `iter_video`; step() as in `probe`, for every frame
+    twice.
 
     Decodes it twice, first to count the frames: so the clip takes T*H*W*3 bytes, and no more while it is read.
     """
     path = Path(path)
     info = probe(path, step=step)
     frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
-    for there, frame in zip(frames, iter_video(path)):
+    for there, frame in zip(frames, iter_video(path, transparent=transparent)):
         step()
         there.copy_(frame)
     return Video(frames, info.fps, path if info.has_audio else None, info.uneven, info.pixel_aspect)
 
 
-def iter_video(path, least: int = 2) -> Iterator[torch.Tensor]:
+def iter_video(path, least: int = 2, transparent: str = "dropped") -> Iterator[torch.Tensor]:
     """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
-    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB (alpha is dropped), and quarter turns in
-    the metadata are applied. Frames with uneven timing come out one after the other, none doubled, none dropped
-    (`probe` gives the rate that keeps the clip's length).
+    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB, and quarter turns in the metadata are
+    applied. Alpha is dropped, or, of a folder's images, taken as `transparent` says (see `read_image`). Colours of a
+    file that does not say how they are stored are read as players read them, by its size. Frames with uneven timing
+    come out one after the other, none doubled, none dropped (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
     frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
     """
     path = existing(path)
-    frames = _stills(path) if path.is_dir() else map(_rgb, decode(path))
+    frames = _stills(path, transparent) if path.is_dir() else map(_rgb, decode(path))
     yield from _checked(path, frames, _size, least)
 
 
@@ -133,7 +138,11 @@ def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
     """
     if len(times) < 3 or None in times:
         return fps, False
-    gaps = [b - a for a, b in zip(times, times[1:])]
+    gaps, in_order = _gaps(times), sorted(times)
+    even = _gaps(in_order)
+    # An AVI tells no time to show a frame, only where it is stored: an order that some codecs have changed.
+    if -REORDERED * median(even) <= min(gaps) < 0 and min(even) >= 0.5 * median(even):
+        times, gaps = in_order, even
     usual = median(gaps)
     if usual > 0 and (min(gaps) < 0 or max(gaps) > JUMP):  # clips put together, whose times start anew: no length
         rate = Fraction(1 / usual).limit_denominator(1001)
@@ -145,8 +154,12 @@ def _timing(times, fps: Fraction) -> tuple[Fraction, bool]:
     return Fraction(len(times) / length).limit_denominator(1001), uneven
 
 
-def _stills(folder: Path):
-    return map(read_image, image_files(folder))
+def _gaps(times) -> list:
+    return [b - a for a, b in zip(times, times[1:])]
+
+
+def _stills(folder: Path, transparent: str = "dropped"):
+    return (read_image(path, transparent) for path in image_files(folder))
 
 
 def _size(image: torch.Tensor) -> tuple[int, int]:
@@ -163,8 +176,12 @@ def _shown_size(frame) -> tuple[int, int]:
 
 def _rgb(frame) -> torch.Tensor:
     turns = _quarter_turns(frame)
-    # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ.
-    frame = frame.reformat(format="rgb24", dst_colorspace="ITU601", interpolation=CONVERSION)
+    untold = frame.colorspace == UNTOLD and not frame.format.is_rgb
+    matrix = "ITU709" if untold and (frame.height > SD[0] or frame.width >= SD[1]) else None  # None: the frame's own
+    # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ, and any range as
+    # limited unless it is told.
+    frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601",
+                           src_color_range=frame.color_range, interpolation=CONVERSION)  # fmt: skip
     array = frame.to_ndarray()  # [H,W,3]
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 

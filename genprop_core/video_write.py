@@ -4,7 +4,7 @@ from pathlib import Path
 
 import av
 
-from .audio_track import AudioTrack
+from .audio_track import AudioTrack, SoundError
 from .errors import GenPropError
 from .files import atomic
 from .images import as_frame
@@ -29,7 +29,8 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     padding or cropping, though some players refuse it. Colours are tagged BT.709.
 
     Raises GenPropError for no frames, frames of another type or of changing size, a frame rate that is none, another
-    suffix, a source of audio that cannot be read, and a place that cannot be written.
+    suffix, and a place that cannot be written; `SoundError` for a source of audio that cannot be read, or whose audio
+    the file cannot take.
     """
     path, fps = Path(path), as_fps(fps)
     codec = _codec(lossless)
@@ -46,6 +47,19 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     except (OSError, av.FFmpegError) as error:
         raise GenPropError(f"Expected to write a video at {path}, but that failed ({reason(error)}). "
                            "Check that the folder can be written and has space.") from None
+
+
+def write_with_sound(path, frames, fps, audio_from=None, **options) -> list[str]:
+    """`write_video` for what took long to make: sound that cannot be brought into it costs the sound alone.
+
+    frames(): the frames, from the first one each time. Returns what the user should know of the sound, one line each.
+    """
+    try:
+        write_video(path, frames(), fps, audio_from, **options)
+    except SoundError as error:
+        write_video(path, frames(), fps, **options)
+        return [f"the result has no sound: {error}"]
+    return []
 
 
 def _codec(lossless: bool) -> str:

@@ -166,19 +166,25 @@ class Chain:
         guided = first or self.guide_later
         run = partial(self.model.run, keyframe=keyframe, noise=noise, region=region, guided=guided)
         frames, decoded = run(source, progress=self.counter.step())
-        if not frames.isfinite().all() or decoded is not None and not decoded.isfinite().all():
-            raise GenPropError(
-                f"Expected pictures from the model, but frames {min(part)}-{max(part)} came out as no numbers (NaN). "
-                "Run it in bf16 or fp32 instead of fp16, or with other adapters."
-            )
+        _check_finite(part, frames, decoded)
         mask = None if decoded is None else with_region(decoded, region)  # what it missed was made anew all the same
         shown = self.view.mask(part, mask)
         if self.hide is not None and shown is not None:
             hidden = self.hide(source, alpha(shown))  # grown, so that no rim of what was there can be seen
             frames, _ = run(hidden, progress=self.counter.step())
+            _check_finite(part, frames)
         if self.colour is not None and shown is not None and drifts:
             frames = self.colour(frames, source, shown)
         return frames, decoded, mask, shown
+
+
+def _check_finite(part, *made) -> None:
+    """Raises GenPropError where what the model made of the frames `part` has values that are no numbers."""
+    if not all(values.isfinite().all() for values in made if values is not None):
+        raise GenPropError(
+            f"Expected pictures from the model, but frames {min(part)}-{max(part)} came out as no numbers (NaN). "
+            "Run it in bf16 or fp32 instead of fp16, or with other adapters."
+        )
 
 
 def pixel_share(weight: float, there: torch.Tensor, mine: torch.Tensor) -> torch.Tensor:

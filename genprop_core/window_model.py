@@ -52,7 +52,7 @@ class FrameNoise:
     """
 
     def __init__(self, seed: int, height: int, width: int, block: int):
-        """height, width: of the latents. The seed is taken modulo 2^64."""
+        """height, width: of the latents. The seed as in `conditioning.seeded`."""
         self.seed, self.shape, self.block = seed, (1, block, LATENT_CHANNELS, height, width), block
         self.kept: dict[int, torch.Tensor] = {}
 
@@ -63,7 +63,7 @@ class FrameNoise:
         return torch.stack([self.kept[f // self.block][0, f % self.block] for f in frames])[None]
 
     def _make(self, block: int) -> torch.Tensor:
-        return unit_noise(self.shape, (self.seed + block * STRIDE) % 2**64 if block else self.seed)
+        return unit_noise(self.shape, self.seed + block * STRIDE)
 
 
 class GivenNoise:

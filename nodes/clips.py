@@ -11,8 +11,8 @@ from comfy_api.latest import InputImpl, Types
 
 from ..genprop_core.audio_track import audio_notes
 from ..genprop_core.frames import as_bytes, as_float
-from ..genprop_core.video_io import read_video, timing_notes, write_video
-from ..genprop_core.video_write import check_encoder
+from ..genprop_core.video_io import read_video, timing_notes
+from ..genprop_core.video_write import check_encoder, write_with_sound
 from .encoding import channels_first
 
 NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
@@ -50,20 +50,20 @@ class Clip:
         return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)
 
     def video(self, frames):
-        """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio.
+        """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio, and notes for the user.
 
         Of a file: a file among ComfyUI's temporary ones, with the audio track copied as it is.
         """
         pictures = frames.movedim(1, -1)
         if self.path is None:
             parts = Types.VideoComponents(images=as_float(pictures), audio=self.audio, frame_rate=self.fps)
-            return InputImpl.VideoFromComponents(parts)
+            return InputImpl.VideoFromComponents(parts), ()
         path = Path(folder_paths.get_temp_directory()) / f"genprop-{uuid.uuid4().hex}.mp4"
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_video(
-            path, unless_cancelled(pictures), self.fps, audio_from=self.path, pixel_aspect=self.pixel_aspect
+        notes = write_with_sound(
+            path, lambda: unless_cancelled(pictures), self.fps, self.path, pixel_aspect=self.pixel_aspect
         )
-        return InputImpl.VideoFromFile(str(path))
+        return InputImpl.VideoFromFile(str(path)), tuple(notes)
 
 
 def unless_cancelled(items):

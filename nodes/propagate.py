@@ -1,4 +1,6 @@
 """The nodes for real clips: any number of keyframes, and any length and size by genprop_core's long-clip engine."""
+from dataclasses import replace
+
 import comfy.model_management as mm
 import comfy.utils
 import torch
@@ -151,7 +153,8 @@ class GenPropPropagate(io.ComfyNode):
         made = propagate_clip(windows, clip.frames, keyframes, settings, mask, bar(lambda: windows.preview), bar())
         video, image = ExecutionBlocker(NO_VIDEO), ExecutionBlocker(NO_IMAGE)
         if is_video:
-            video = clip.video(made.frames)
+            video, notes = clip.video(made.frames)
+            clip = replace(clip, notes=clip.notes + notes)
         else:
             if keep_background:  # on the IMAGE's own numbers, which may be finer than bytes
                 frames = torch.empty_like(clip.frames)

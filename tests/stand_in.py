@@ -41,7 +41,7 @@ class StandIn:
 class StandInPipeline:
     """GenProp's side that the command uses, with a stand-in for its model. seeds: of every clip so far."""
 
-    file = SimpleNamespace(digest="0123456789abcdef")
+    file, device = SimpleNamespace(digest="0123456789abcdef"), torch.device("cpu")
     base = SimpleNamespace(defaults=Defaults())
     resolved = GenProp.resolved
 

@@ -33,6 +33,8 @@ def tone(path, codec, layout="stereo", rate=48000, seconds=1.0, video=None, vide
             picture = output.add_stream("libx264", rate=24)
             picture.height, picture.width, picture.pix_fmt = video.shape[1], video.shape[2], "yuv420p"
         stream = output.add_stream(codec, rate=rate, layout=layout)
+        if codec.startswith("wma"):
+            stream.bit_rate = 128000  # its encoder has no default that it takes
         count = int(seconds * rate)
         wave = (0.3 * np.sin(np.arange(count) * 2 * np.pi * 440 / rate)).astype(np.float32)
         channels = 1 if layout == "mono" else 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from genprop_core import assets, cli
+from genprop_core import assets, cli, device
 from genprop_core.video_io import read_image, read_video, write_image, write_video
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +48,12 @@ def test_propagate_writes_what_it_says(tmp_path):
     assert len(metrics["confidence"]) == len(metrics["change_outside"]) == 8 and metrics["shots"] == [[0, 8]]
 
 
-def test_the_same_seed_writes_the_same_frames(tmp_path):
-    for name in ("a", "b"):
-        assert cli.main(arguments(tmp_path / name)) == 0
+def test_the_same_seed_writes_the_same_frames_and_the_device_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(device, "accelerator", lambda: None)
+    for name, given, told in (("a", {}, ", as no accelerator that works was found"), ("b", {"device": "cpu"}, "")):
+        assert cli.main(arguments(tmp_path / name, **given)) == 0
+        assert f"running on cpu{told}\n" in capsys.readouterr().err
+        assert json.loads((tmp_path / name / "metrics.json").read_text())["settings"]["device"] == "cpu"
     a, b = (read_video(tmp_path / n / "result.mp4").frames for n in ("a", "b"))
     assert torch.equal(a, b)
 

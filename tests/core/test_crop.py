@@ -67,6 +67,19 @@ def test_a_small_working_size_is_enlarged_as_far_as_the_source_has_pixels(height
     assert larger.undo_mask(torch.ones(2, 1, *wanted)).min() == 1
 
 
+@pytest.mark.parametrize("height, width", [(480, 854), (480, 600)])
+def test_thin_parts_of_a_mask_finer_than_the_working_size_are_kept(height, width):
+    """Where the frame is stretched, and where it is padded."""
+    fit = plan_fit(height, width, 32, (96, 160))
+    larger = fit.enlarged(256)
+    for left in range(20, 60):
+        mask = torch.zeros(1, 1, *larger.size)
+        mask[..., left] = 1
+        there = (fit.undo_mask(mask)[0, 0] > 0.5).all(0).nonzero()[:, 0].float()
+        scale = width / larger.inner[1]
+        assert abs(len(there) - scale) < 1.5 and abs(there.mean() + 0.5 - (left + 0.5) * scale) < 1
+
+
 def test_fits_that_cannot_be_are_refused():
     with pytest.raises(GenPropError, match="multiples of 64 for this base, got 1000x576"):
         plan_fit(100, 100, 64, (576, 1000))

@@ -56,7 +56,7 @@ def test_places_that_can_be_seen_through(tmp_path):
         read_image(tmp_path / "palette.png", "refused")
 
 
-def test_colours_of_another_profile_are_brought_to_srgb(tmp_path):
+def test_colours_of_another_profile_are_brought_to_srgb(tmp_path, caplog):
     image = Image.fromarray(clip(1)[0].numpy())
     srgb, lab = (ImageCms.ImageCmsProfile(ImageCms.createProfile(name)) for name in ("sRGB", "LAB"))
     image.save(tmp_path / "plain.png")
@@ -66,9 +66,15 @@ def test_colours_of_another_profile_are_brought_to_srgb(tmp_path):
     image.save(tmp_path / "wide.png", icc_profile=wide)
     red = read_image(tmp_path / "wide.png").int() - read_image(tmp_path / "plain.png").int()
     assert 5 < red.abs().max() and red.float().mean().abs() < 40
-    image.save(tmp_path / "broken.png", icc_profile=b"none")
-    with pytest.raises(GenPropError, match="broken.png cannot be decoded"):
-        read_image(tmp_path / "broken.png")
+    for name, profile in (("broken.png", b"none" * 40), ("foreign.png", lab.tobytes())):
+        image.save(tmp_path / name, icc_profile=profile)
+        assert torch.equal(read_image(tmp_path / name), read_image(tmp_path / "plain.png"))
+        assert name in caplog.text and "cannot be used" in caplog.text
+        caplog.clear()
+    data = (tmp_path / "wide.png").read_bytes()
+    (tmp_path / "wide.png").write_bytes(data[: len(data) * 3 // 4])
+    with pytest.raises(GenPropError, match="wide.png cannot be decoded"):
+        read_image(tmp_path / "wide.png")
 
 
 def wide_profile(srgb: bytes) -> bytes:
@@ -88,5 +94,11 @@ def test_images_that_cannot_be_read(tmp_path):
     (tmp_path / "b.png").write_text("no image")
     with pytest.raises(GenPropError, match="whole image, but .* cannot be decoded"):
         read_image(tmp_path / "b.png")
+    for name, kind in (("d.png", "EPS"), ("e.png", "PPM")):
+        Image.fromarray(clip(1)[0].numpy()).save(tmp_path / name, kind)
+        with pytest.raises(GenPropError, match="cannot be decoded .* export it again as one of PNG, JPEG"):
+            read_image(tmp_path / name)
+    Image.fromarray(clip(1)[0].numpy()).save(tmp_path / "f.png", "GIF")
+    assert read_image(tmp_path / "f.png").shape == clip(1)[0].shape
     with pytest.raises(GenPropError, match="Expected an image at .*c.png, but there is none"):
         read_image(tmp_path / "c.png")

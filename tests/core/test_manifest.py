@@ -8,9 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 from stand_in import StandInPipeline, clip, edited
 
-from genprop_core import cli, manifest, propagate
+from genprop_core import cli, device, manifest, propagate
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_image, write_video
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def pipeline(monkeypatch):
     made = StandInPipeline()
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: made)
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: made)
     return made
 
 
@@ -78,6 +79,40 @@ def test_lines_of_json_say_the_same(folder, pipeline):
     assert [len(s["keyframe"]) for s in stated] == [2, 1] and [s["lossless"] for s in stated] == ["off", "on"]
 
 
+def digests(path, *more):
+    given = ["propagate", "--manifest", str(path), "--out", "out", *map(str, more)]
+    return [row.digest for row in manifest.read_manifest(cli.build_parser().parse_args(given))]
+
+
+def test_a_row_is_another_when_a_picture_in_its_folders_is(folder, monkeypatch):
+    """However the manifest's path is spelled, and wherever the results are."""
+    for name in ("0.png", "1.png"):
+        write_image(folder / "frames" / name, clip(2)[0].movedim(0, -1))
+    (folder / "base" / "unet").mkdir(parents=True)
+    (folder / "base" / "unet" / "weights.bin").write_bytes(b"1")
+    (folder / "m.csv").write_text("source,keyframe,mask\nframes,0:k0.png,frames\n")
+    monkeypatch.chdir(folder)
+    first = digests("m.csv", "--base", "base")
+    assert digests(folder / "base" / ".." / "m.csv", "--base", folder / "base") == first
+    monkeypatch.chdir(folder / "frames")
+    assert digests("../m.csv", "--base", "../base") == first and digests("../m.csv") == digests(folder / "m.csv")
+    (folder / "frames" / "out").mkdir()
+    (folder / "frames" / "out" / "result.mp4").write_bytes(b"made")
+    assert digests("../m.csv", "--base", "../base") == first
+    seen = {*first}
+    for name in ("frames/1.png", "frames/2.png", "base/unet/weights.bin"):
+        (folder / name).write_bytes(b"changed")
+        seen |= {*digests("../m.csv", "--base", "../base")}
+    assert len(seen) == 4
+
+
+def test_names_that_are_one_on_many_disks_are_numbered(folder):
+    (folder / "m.csv").write_text("source,keyframe\nx/Clip.mp4,k0.png\ny/clip.mp4,k0.png\n")
+    given = ["propagate", "--manifest", str(folder / "m.csv"), "--out", "out"]
+    rows = manifest.read_manifest(cli.build_parser().parse_args(given))
+    assert [row.arguments.out.name for row in rows] == ["0001-Clip", "0002-clip"]
+
+
 @pytest.mark.parametrize(
     "name, text, wanted",
     [
@@ -89,6 +124,7 @@ def test_lines_of_json_say_the_same(folder, pipeline):
         ("clips.csv", "source,crop\na.mp4,on\n", "Row 1 .* invalid choice"),
         ("clips.csv", "source,keyframe\na.mp4,k0.png,3\n", "Row 1 .* more values than there are columns"),
         ("clips.csv", "source,out\na.mp4,x\nb.mp4,x\n", "rows 1 and 2 both write to"),
+        ("clips.csv", "source,out\na.mp4,X\nb.mp4,x\n", "rows 1 and 2 both write to"),
         ("clips.jsonl", '{"source": 1', "Row 1 .* no JSON"),
         ("clips.jsonl", "[1]", "Row 1 .* expected an object"),
     ],
@@ -110,12 +146,12 @@ def test_every_process_does_its_share(folder, pipeline, monkeypatch):
     table = "source,keyframe,out,seed\n" + "".join(f"a.mp4,k0.png,r{i},{i}\n" for i in range(5))
     done = []
     for index in range(3):
-        monkeypatch.setattr(manifest, "this_process", lambda index=index: (index, 3, "cpu"))
+        monkeypatch.setattr(manifest, "this_process", lambda index=index: (index, 3, torch.device("cpu")))
         pipeline.seeds.clear()
         assert run(folder, "clips.csv", table) == 0
         done.append(list(pipeline.seeds))
     assert done == [[0, 3], [1, 4], [2]]
-    monkeypatch.setattr(manifest, "this_process", lambda: (1, 2, "cpu"))  # one that failed would stop all the others
+    monkeypatch.setattr(manifest, "this_process", lambda: (1, 2, None))  # one that failed would stop all the others
     assert run(folder, "clips.csv", table.replace("a.mp4,k0.png,r1", "gone.mp4,k0.png,s1")) == 0
     assert (folder / "out" / "s1" / "error.txt").exists()
 
@@ -135,8 +171,6 @@ def test_processes_are_numbered_by_accelerate(tmp_path):
 
 @pytest.mark.parametrize("names", list(zip(*manifest.NUMBERS)), ids=["torchrun", "PMI", "OpenMPI", "MVAPICH"])
 def test_every_launcher_numbers_its_processes(names, monkeypatch):
-    import torch
-
     for name in sum(manifest.NUMBERS, ()):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -154,6 +188,23 @@ def test_every_launcher_numbers_its_processes(names, monkeypatch):
     monkeypatch.setenv(rank, "4")
     with pytest.raises(GenPropError, match="got 4"):
         manifest.this_process()
+
+
+def test_a_process_keeps_to_its_own_accelerator(folder, pipeline, monkeypatch):
+    """A device by its kind alone would be the first one, for all of them."""
+    own, given = torch.device("cuda", 2), []
+    monkeypatch.setattr(manifest, "this_process", lambda: (2, 4, own))
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: given.append(device) or pipeline)
+    table = "source,keyframe,out\n" + "a.mp4,k0.png,r1\n" + "".join(f"gone.mp4,k0.png,r{i}\n" for i in range(2, 5))
+    for more in ([], ["--device", "cuda"], ["--device", "cuda:0"], ["--device", "cpu"]):
+        run(folder, "clips.csv", table, *more)
+    assert given == ["cuda:2", "cuda:2", "cuda:0", "cpu"]
+
+
+def test_a_torch_that_knows_no_accelerators_runs_on_the_cpu(monkeypatch):
+    monkeypatch.delattr(torch, "accelerator")
+    assert device.accelerator() is device.own_accelerator(1) is None
+    assert device.chosen_device(None) == "cpu" and device.chosen_device("cuda:1") == "cuda:1"
 
 
 def test_keyframes_are_named_by_their_index(tmp_path):

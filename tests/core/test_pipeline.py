@@ -71,6 +71,11 @@ def test_the_same_seed_gives_the_same_clip_and_inputs_stay_as_they_are(model):
     assert not torch.equal(a.frames, other.frames)
 
 
+@pytest.mark.parametrize("seed", [2**64, -(2**64), -1])
+def test_any_seed_is_one(model, seed):
+    assert model.propagate(clip(5), clip(5)[0], replace(SETTINGS, seed=seed)).frames.isfinite().all()
+
+
 @pytest.mark.parametrize("count", [2, 3, 4, 5, 9])
 def test_every_frame_in_comes_out(model, count):
     result = model.propagate((clip(count) * 255).byte(), clip(count)[0], SETTINGS)
@@ -88,6 +93,13 @@ def test_a_clip_of_one_window_is_encoded_sampled_and_decoded_once(model):
     latents, mask = model.sample(condition, unit_noise((1, 3, 4, 8, 8), SETTINGS.seed), SETTINGS.sampler, None)
     assert torch.equal(result.latents, latents[0]) and torch.equal(result.mask, mask[0])
     assert torch.equal(result.frames, decode_latents(model.base.vae, latents[0]))
+
+
+def test_the_latents_of_a_window_that_ran_backward_are_in_the_order_of_the_frames(model):
+    frames = clip(4)
+    result = model.propagate(frames, {3: clip(5)[0]}, SETTINGS)
+    decoded = decode_latents(model.base.vae, result.latents)
+    assert (decoded - result.frames).abs().max() < 1e-4 < (decoded.flip(0) - result.frames).abs().max()
 
 
 def test_a_keyframe_for_every_frame_conditions_that_frame(model):
@@ -155,6 +167,8 @@ def test_sizes_follow_the_base(model):
 def test_what_does_not_fit_is_refused(model):
     with pytest.raises(GenPropError, match="at least 2 frames"):
         model.propagate(clip(1), clip(1)[0], SETTINGS)
+    with pytest.raises(GenPropError, match=r"frames \[T,3,H,W\], got shape \(4, 4, 64, 64\)"):
+        model.propagate(torch.rand(4, 4, 64, 64), clip(1)[0], SETTINGS)
     with pytest.raises(GenPropError, match=r"aspect ratio \(64x64\), got 96x64. Edit an exported frame"):
         model.propagate(clip(), torch.rand(3, 64, 96), SETTINGS)
     with pytest.raises(GenPropError, match=r"these adapters know \(remove, edit, track\), got 'paint'"):

@@ -30,7 +30,7 @@ def test_the_command_keeps_it(tmp_path, monkeypatch):
 
     source = wide(tmp_path / "source.mp4", Fraction(4, 3))
     write_image(tmp_path / "key.png", read_video(source).frames[0])
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline())
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: StandInPipeline())
     words = ["propagate", "--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out"]
     assert cli.main([str(w) for w in words]) == 0
     for name in ("result", "mask", "overlay"):

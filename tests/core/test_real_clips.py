@@ -221,7 +221,7 @@ def test_unusual_videos_come_back_as_long_as_large_and_untouched(tmp_path, kind)
 
 
 def test_a_clip_that_changes_size_or_ends_early_stops_before_a_model_is_loaded(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: pytest.fail("the model was loaded"))
     whole = unusual(tmp_path, "uneven times")
     (tmp_path / "early.mkv").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     for index, size in enumerate([(48, 64), (48, 64), (32, 64)]):

@@ -1,6 +1,7 @@
 """What stands in the output folder, read from its files: a stand-in for the model makes the clips."""
 
 import json
+import shutil
 from fractions import Fraction
 
 import av
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 from stand_in import StandInPipeline, clip, edited
+from video_clips import tone
 
-from genprop_core import cli, propagate, result_files
+from genprop_core import cli, propagate, result_files, video_io, video_write
+from genprop_core.audio_track import SoundError
 from genprop_core.compositing import alpha
 from genprop_core.video_io import read_video, write_image
 
@@ -19,7 +22,7 @@ def run(tmp_path, monkeypatch, capsys):
     """run(source path, *options, **of the stand-in): the output folder, and what was said (on stderr, if `fails`)."""
 
     def with_files(source, *options, fails=False, **of_the_model):
-        monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline(**of_the_model))
+        monkeypatch.setattr(propagate, "load_model", lambda arguments, device: StandInPipeline(**of_the_model))
         write_image(tmp_path / "key.png", (edited(clip(10)) * 255).round().byte().movedim(0, -1))
         given = ["--source", source, "--keyframe", tmp_path / "key.png", "--out", tmp_path / "out", *options]
         assert cli.main(["propagate", *map(str, given)]) == (2 if fails else 0)
@@ -43,7 +46,7 @@ def write_source(path, late=0):
 
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_a_keyframe_of_another_size_is_resized_and_that_is_said(tmp_path, monkeypatch, capsys, size):
-    monkeypatch.setattr(propagate, "load_model", lambda arguments: StandInPipeline())
+    monkeypatch.setattr(propagate, "load_model", lambda arguments, device: StandInPipeline())
     source, key = write_source(tmp_path / "source.mkv"), edited(clip(10))
     key = torch.nn.functional.interpolate(key[None], (size, size))[0]
     write_image(tmp_path / "key.png", (key * 255).round().byte().movedim(0, -1))
@@ -65,6 +68,17 @@ def test_uneven_timing_is_told_and_even_is_not(run, tmp_path):
     assert metrics["uneven_timing"] is True and told == metrics["notes"][:1] and len(told) == 1
     rate = read_video(out / "result.mp4").fps
     assert f"{float(rate):.5g} a second" in told[0] and float(rate) == pytest.approx(240 / 22, rel=0.01)
+
+
+def test_a_clip_whose_sound_fails_is_kept_without_it_and_that_is_said(run, tmp_path, monkeypatch):
+    def fails(output, path):
+        raise SoundError("Expected a whole audio track.")
+
+    monkeypatch.setattr(video_write, "AudioTrack", fails)
+    out, said = run(tone(tmp_path / "source.mp4", "aac", video=read_video(write_source(tmp_path / "s.mkv")).frames))
+    notes = json.loads((out / "metrics.json").read_text())["notes"]
+    assert notes[-1] == "the result has no sound: Expected a whole audio track." and said.count(notes[-1]) == 1
+    assert len(read_video(out / "result.mp4").frames) == 10
 
 
 def test_without_a_mask_there_is_neither_mask_nor_overlay(run, tmp_path):
@@ -103,6 +117,29 @@ def test_files_that_cannot_be_written_leave_the_earlier_ones_alone(run, tmp_path
         assert {p.name for p in kept[0].iterdir()} == names
         assert not again or (kept[0] / "metrics.json").read_bytes() != before["metrics.json"]
     monkeypatch.undo()
+
+
+@pytest.mark.parametrize(
+    "option, name",
+    [("--source", "result.mp4"), ("--mask", "mask.mp4"), ("--keyframe", "comparison.png"), ("--source", "")],
+)
+def test_what_is_read_is_not_replaced(run, tmp_path, monkeypatch, option, name):
+    """The result of one run may be the source of the next, if that writes to another folder."""
+    out, source = tmp_path / "out", write_source(tmp_path / "source.mkv")
+    write_image(out / "0.png", clip(10)[0].movedim(0, -1))
+    write_image(out / "1.png", clip(10)[1].movedim(0, -1))
+    if option == "--source" and name:
+        shutil.copy(source, out / name)
+    elif name:
+        write_image(out / "comparison.png", clip(10)[0].movedim(0, -1))
+        shutil.copy(source, out / "mask.mp4")
+    monkeypatch.setattr(video_io, "decode", lambda path: pytest.fail("the clip was read"))
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    spelled = tmp_path / "folder" / ".." / "out" / name
+    (tmp_path / "folder").mkdir()
+    _, said = run(source, option, spelled, fails=True)
+    assert "to leave what is read alone" in said and option in said and "Choose another --out." in said
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
 def test_a_lossless_result_is_the_sources_own_outside_the_mask(run, tmp_path):

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from video_clips import audio, clip, tone
 
-from genprop_core.audio_track import audio_notes
+from genprop_core.audio_track import SoundError, audio_notes
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import probe, read_video, write_video
+from genprop_core.video_write import write_with_sound
 
 
 def test_aac_is_copied_byte_by_byte(tmp_path):
@@ -29,6 +30,42 @@ def test_other_audio_is_encoded_to_aac(tmp_path, codec, layout):
     assert abs(len(heard) / 48000 - 1) < 0.1
     spectrum = np.abs(np.fft.rfft(heard[4800:43200]))
     assert abs(spectrum.argmax() * 48000 / 38400 - 440) < 2, "the same tone"
+
+
+@pytest.mark.parametrize("rate", [44100, 48000])
+def test_mp3_in_an_avi_is_copied(tmp_path, rate):
+    source = tone(tmp_path / "source.avi", "libmp3lame", rate=rate, video=clip(24), seconds=1.3)
+    write_video(tmp_path / "out.mp4", clip(24), 24, audio_from=source)
+    assert audio(tmp_path / "out.mp4")[1:] == audio(source)[1:]
+
+
+@pytest.mark.parametrize("name, codec, rate", [("a.asf", "wmav2", 44100), ("a.avi", "libmp3lame", 12000)])
+def test_frames_that_come_without_a_time_or_at_a_coarse_one_are_encoded(tmp_path, name, codec, rate):
+    """The last of WMA has none; an AVI counts its sound in packets; and an mp4 takes no slow MP3."""
+    source = tone(tmp_path / name, codec, rate=rate, video=clip(24), seconds=1.3)
+    assert audio_notes(source) == []
+    write_video(tmp_path / "out.mp4", clip(24), 24, audio_from=source)
+    assert audio(tmp_path / "out.mp4")[0] == "aac"
+    lengths = []
+    for path in (source, tmp_path / "out.mp4"):
+        with av.open(str(path)) as container:
+            lengths.append(sum(f.samples / f.sample_rate for f in container.decode(audio=0)))
+    assert lengths[1] == pytest.approx(lengths[0], abs=0.1)
+
+
+def test_sound_that_the_file_cannot_take_costs_the_sound_alone(tmp_path):
+    source, frames = tone(tmp_path / "source.mkv", "flac", video=clip(24)), clip(24)
+    with pytest.raises(SoundError, match="source.mkv cannot be written"):
+        write_video(tmp_path / "out.mov", frames, 24, audio_from=source)
+    assert not (tmp_path / "out.mov").exists()
+    notes = write_with_sound(tmp_path / "out.mov", lambda: iter(frames), 24, source)
+    assert len(notes) == 1 and notes[0].startswith("the result has no sound: ")
+    assert len(read_video(tmp_path / "out.mov").frames) == 24 and not probe(tmp_path / "out.mov").has_audio
+    assert "gone.mkv, but there is none" in write_with_sound(
+        tmp_path / "out.mov", lambda: iter(frames), 24, tmp_path / "gone.mkv"
+    )[0]  # fmt: skip
+    assert write_with_sound(tmp_path / "out.mp4", lambda: iter(frames), 24, source) == []
+    assert audio(tmp_path / "out.mp4")[0] == "flac"
 
 
 @pytest.mark.parametrize("codec", ["aac", "pcm_s16le"])

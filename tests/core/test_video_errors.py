@@ -7,7 +7,7 @@ import pytest
 from video_clips import clip, encode, tone
 
 from genprop_core.errors import GenPropError
-from genprop_core.video_io import probe, read_video, write_image, write_video
+from genprop_core.video_io import probe, read_frame, read_video, write_image, write_video
 
 
 def truncated(tmp_path, kind, part):
@@ -139,6 +139,14 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
         write_video(tmp_path / "out.avi", clip(2), 24)
     with pytest.raises(GenPropError, match=r"ending in .* for an image, got .*out\.tga"):
         write_image(tmp_path / "out.tga", clip(1)[0])
+
+
+def test_a_codec_that_is_not_known_here_is_one_plain_line(tmp_path):
+    path = encode(tmp_path / "new.mp4", "libx264", "yuv420p", clip(3))
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz"))
+    for read in (read_video, probe, lambda path: read_frame(path, 0)):
+        with pytest.raises(GenPropError, match=r"no decoder for that of .*new\.mp4 here\. Convert it to H\.264"):
+            read(path)
 
 
 @pytest.mark.parametrize("transfer, kind", [("smpte2084", "PQ"), ("arib-std-b67", "HLG")])

@@ -8,6 +8,8 @@ import pytest
 import torch
 from video_clips import clip, encode
 
+from genprop_core.images import image_files
+from genprop_core.video_decode import CONVERSION
 from genprop_core.video_io import iter_video, probe, read_video, write_image, write_video
 
 
@@ -22,6 +24,49 @@ def test_every_frame_comes_back_in_order_with_its_colours(tmp_path):
     assert error.mean(dim=(0, 1, 2)).abs().max() < 0.5, "no colour shift through BT.709 and back"
     distance = (video.frames[:, None].double() - frames[None].double()).square().mean(dim=(2, 3, 4))
     assert torch.equal(distance.argmin(dim=1), torch.arange(13)), "frame i is frame i"
+
+
+def stored(path, frames, matrix, told, full):
+    """Writes H.264 whose colours are stored by this matrix and range; told: whether the file names the matrix."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=24, options={"crf": "2", "preset": "ultrafast"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        context, among = stream.codec_context, 2 if full else 1
+        context.color_range = among
+        if told:
+            context.colorspace = {"ITU601": 5, "ITU709": 1}[matrix]
+        for image in frames.numpy():
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=matrix, dst_color_range=among, interpolation=CONVERSION
+            )
+            bare = av.VideoFrame.from_ndarray(frame.to_ndarray(), format="yuv420p")
+            bare.color_range = among
+            output.mux(stream.encode(bare))
+        output.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix, told, height, width", [
+    ("ITU601", False, 576, 720), ("ITU709", False, 578, 720), ("ITU709", False, 240, 1280),
+    ("ITU709", True, 240, 320), ("ITU601", True, 240, 1280)])  # fmt: skip
+def test_colours_are_read_as_players_read_them_and_stay_so(tmp_path, matrix, told, height, width, full):
+    """A file that names no matrix has that of its size, and what is written of it has the same colours."""
+    frames = clip(2, height, width, noise=0)
+    with av.open(str(stored(tmp_path / "a.mp4", frames, matrix, told, full))) as container:
+        assert (container.streams.video[0].codec_context.colorspace == 2) is not told
+    read = read_video(tmp_path / "a.mp4").frames
+    write_video(tmp_path / "b.mp4", read, 24)
+    for again in (read, read_video(tmp_path / "b.mp4").frames):
+        error = again.double() - frames.double()
+        assert error.abs().mean() < 2 and error.mean(dim=(0, 1, 2)).abs().max() < 1.5
+
+
+@pytest.mark.parametrize("codec, pix_fmt", [("png", "rgba"), ("libx264rgb", "rgb24")])
+def test_large_pictures_in_rgb_have_no_matrix(tmp_path, codec, pix_fmt):
+    frames = clip(2, 16, 1280)
+    path = encode(tmp_path / "a.mov", codec, pix_fmt, frames, options={"qp": "0"} if "x264" in codec else {})
+    assert torch.equal(read_video(path).frames, frames)
 
 
 @pytest.mark.parametrize("height, width, pix_fmt", [(48, 64, "yuv420p"), (47, 64, "yuv444p"), (33, 51, "yuv444p")])
@@ -110,6 +155,12 @@ def test_a_folder_is_read_in_natural_order(tmp_path):
     video = read_video(tmp_path)
     assert torch.equal(video.frames, frames) and video.fps == 24 and video.audio_path is None
     assert probe(tmp_path).frames == 12
+
+
+def test_names_with_digits_that_are_no_numbers_are_in_order_too(tmp_path):
+    for name in ("²1.png", "²10.png", "²2.png"):
+        write_image(tmp_path / name, clip(1)[0])
+    assert [p.name for p in image_files(tmp_path)]== ["²1.png", "²2.png", "²10.png"]
 
 
 def test_a_clip_trimmed_by_an_edit_list_is_whole(tmp_path):

@@ -58,9 +58,31 @@ def test_a_variable_rate_keeps_every_frame_and_the_length(tmp_path, suffix):
         assert float(stream.duration * stream.time_base) == pytest.approx(800 / 600, rel=0.01)
 
 
+@pytest.mark.parametrize("bframes", [1, 2, 3])
+@pytest.mark.parametrize("held", [0, 3])
+def test_an_avi_of_frames_that_are_stored_out_of_order_keeps_its_rate(tmp_path, bframes, held):
+    path, frames = tmp_path / "b.avi", clip(48)
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"bf": str(bframes), "b-adapt": "0"})
+        stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], "yuv420p"
+        for index, image in enumerate(frames.numpy()):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index + held * (index > 20), Fraction(1, 25)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    with av.open(str(path)) as container:
+        times = [frame.time for frame in container.decode(video=0)]
+    assert times != sorted(times)
+    info = probe(path)
+    assert info.frames == 48 and info.uneven == bool(held)
+    assert float(info.fps) == pytest.approx(25 * 48 / (48 + held), rel=0.02)
+
+
 @pytest.mark.parametrize("times", [
     [0, 1 / 24, 2 / 24, 36000, 36000 + 1 / 24, 36000 + 2 / 24],  # clips put together, of which each has its own times
     [900, 900 + 1 / 24, 900 + 2 / 24, 0, 1 / 24, 2 / 24],
+    [k / 24 for k in [*range(48), *range(48)]],
+    [k / 24 for k in [*range(12), *range(8, 48)]],
 ])  # fmt: skip
 def test_times_that_jump_say_nothing_of_the_length(times):
     assert video_io._timing(times, Fraction(24)) == (24, True)

@@ -1,0 +1,23 @@
+"""Which device a command runs on: the one that was given, or the best that this machine has."""
+
+import torch
+
+
+def accelerator() -> torch.device | None:
+    """The kind of this machine's accelerator where it has one that works. A torch before 2.6 cannot tell: none then."""
+    known = getattr(torch, "accelerator", None)
+    return known.current_accelerator() if known is not None and known.is_available() else None
+
+
+def own_accelerator(number: int) -> torch.device | None:
+    """The accelerator of a process by its number on this machine, from 0; processes in excess share them."""
+    found = accelerator()
+    return None if found is None else torch.device(found.type, number % torch.accelerator.device_count())
+
+
+def chosen_device(given: str | None, own: torch.device | None = None) -> str:
+    """The name of the device to run on. given: the user's, or None for the best; own: this process's, where several
+    share the machine, which is meant by its kind alone too: else all of them would take the first."""
+    if own is not None and given in (None, own.type):
+        return str(own)
+    return given or str(accelerator() or "cpu")
