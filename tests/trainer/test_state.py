@@ -111,3 +111,22 @@ def test_a_damaged_newest_checkpoint_is_passed_over(train, tmp_path, caplog):
     newest.write_bytes(newest.read_bytes()[:1000])
     assert Checkpoints(tmp_path / "out", 3).find("latest").name == "step_00000001"
     assert "truncated" in caplog.text
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stays_until_the_next_save(train, tmp_path, monkeypatch, caplog):
+    replace, folder = os.replace, tmp_path / "out" / "checkpoints"
+
+    def in_use(a, b):
+        if ".old-" in str(b) and len(caplog.records) < 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", in_use)
+    train(max_steps=3, save_steps=1, keep=1)
+    assert sorted(p.name for p in folder.iterdir()) == ["step_00000003"]
+    assert [text.split(" cannot be removed (Permission denied). ")[0][-13:] for text in caplog.messages] == [
+        "step_00000000",
+        "step_00000000",
+    ]
+    (folder / "step_00000003-old").mkdir()
+    assert Checkpoints(tmp_path / "out", 1).find("latest").name == "step_00000003"
