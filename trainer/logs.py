@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from genprop_core.errors import GenPropError
-from genprop_core.files import atomic
+from genprop_core.files import atomic, writing
+
+MAKE_SPACE = "Make space, then continue with --resume_from_checkpoint latest."
 
 
 def check_tracker(name: str):
@@ -66,7 +68,10 @@ class Live:
 
 
 class RunLog:
-    """Logs of one run; only the main process writes. A resumed run drops the rows of steps that it does again."""
+    """Logs of one run; only the main process writes. A resumed run drops the rows of steps that it does again.
+
+    Raises GenPropError when log.jsonl cannot be written.
+    """
 
     def __init__(self, accelerator, args, settings: dict, step: int, total: int):
         self.accelerator, self.step, self.total = accelerator, step, total
@@ -75,14 +80,14 @@ class RunLog:
         self.tracker = args.tracker
         if accelerator.is_main_process:
             rows = [row for row in read_log(self.path) if row["step"] <= step]
-            with atomic(self.path) as temporary:
+            with writing("The log", self.path, MAKE_SPACE), atomic(self.path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         if args.tracker != "none":
             _start_tracker(accelerator, args, settings)
 
     def _write(self, row: dict):
         if self.accelerator.is_main_process:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing("The log", self.path, MAKE_SPACE), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def train(self, step: int, epoch: int, values: dict, seconds: float):
