@@ -237,13 +237,30 @@ def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # what `accelerate launch` says by default
     args = arguments.parse(words(batch_size=2, gradient_accumulation_steps=3, max_grad_norm=0.25))
     plugin = DeepSpeedPlugin()
-    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=1)
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
     assert plugin.is_auto("train_micro_batch_size_per_gpu")
     tell_deepspeed(accelerator, args)
     wanted = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 0.25}
-    assert {name: plugin.get_value(name) for name in wanted} == wanted and accelerator.gradient_accumulation_steps == 3
+    assert {name: plugin.get_value(name) for name in wanted} == wanted
     accelerator.state.deepspeed_plugin = None
     tell_deepspeed(accelerator, args)
+
+
+def test_accelerates_configuration_does_not_override_the_runs_settings(words, monkeypatch, caplog):
+    from accelerate.state import AcceleratorState, GradientState
+
+    from trainer import arguments
+    from trainer.setting_up import make_accelerator
+
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    for configured, wanted, warnings in (("no", "bf16", 0), ("bf16", "bf16", 0), ("bf16", "no", 1)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
+        made = make_accelerator(arguments.parse(words(gradient_accumulation_steps=2, mixed_precision=wanted)))
+        assert (made.gradient_accumulation_steps, made.mixed_precision) == (2, wanted)
+        assert sum("own setting counts" in text for text in caplog.messages) == warnings
+    assert "configured for bf16, but the run is in --mixed_precision no" in caplog.messages[-1]
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):
