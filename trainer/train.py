@@ -175,6 +175,7 @@ def run(args):
                     accelerator.backward(terms[-1]["total"])
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(parameters.values(), args.max_grad_norm)
+                        norm = state_tensors.whole(torch.as_tensor(norm))  # FSDP gives a process's share of it
                         if args.mixed_precision != "fp16":  # there the loss scaler skips such a step
                             check_finite("gradient norm", norm, seen, step)
                     optimizer.step()

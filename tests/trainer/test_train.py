@@ -263,6 +263,18 @@ def test_accelerates_configuration_does_not_override_the_runs_settings(words, mo
     assert "configured for bf16, but the run is in --mixed_precision no" in caplog.messages[-1]
 
 
+def test_the_gradient_norm_is_that_of_all_processes(train, tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    class Share(torch.Tensor):  # as a DTensor: what one process has of it reads as a number, too
+        def full_tensor(self):
+            return torch.tensor(5.0)
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *given: torch.tensor(1.0).as_subclass(Share))
+    train(max_steps=1)
+    assert read_log(tmp_path / "out" / "log.jsonl")[0]["grad_norm"] == 5.0
+
+
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):
     from genprop_core.errors import GenPropError
     from trainer import optimisation as module
