@@ -23,7 +23,7 @@ from genprop_core.checkpoint import save_adapters
 from genprop_core.errors import GenPropError
 from genprop_core.files import atomic, load_tensors, open_tensors, save_tensors, write_json
 
-from .run_identity import check_same
+from .run_identity import check_same, tell_length
 
 log = logging.getLogger(__name__)
 FORMAT = "genprop-training-state"
@@ -210,4 +210,6 @@ def load(path: Path, settings: dict, only_weights: bool) -> tuple[dict[str, torc
     """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run."""
     note = json.loads((path / "state.json").read_text(encoding="utf-8"))
     check_same(path, note["settings"], settings, only_weights)
+    if not only_weights:
+        tell_length(path, int(note["step"]), note["settings"], settings)
     return load_tensors(path / "state.safetensors")[0], int(note["step"])

@@ -101,7 +101,7 @@ def run(args):
 
     # state
     checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
-    identity = run_settings(args, batch_plan.size, entries, fingerprint)
+    identity = run_settings(args, batch_plan.size, total, entries, fingerprint)
     found, step = checkpoints.find(args.resume_from_checkpoint), 0
     # DeepSpeed spreads the moments in a way that only it can gather: they are left out there, and start anew
     moments = None if accelerator.distributed_type == DistributedType.DEEPSPEED else optimizer

@@ -182,6 +182,24 @@ def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
         train(resume_from_checkpoint="latest", selection="off", show_source="off", reset_optimizer=True)
 
 
+def test_resuming_with_another_length_is_a_warning(train, tmp_path, caplog):
+    again = {"resume_from_checkpoint": "latest"}
+    train(max_steps=2)
+    train(max_steps=2, **again)
+    assert caplog.messages == []
+    train(max_steps=3, **again)
+    train(max_steps=1, **again)
+    longer, beyond = caplog.messages
+    assert "step_00000002 is from a run of 2 steps, this one has 3: learning rate and" in longer
+    assert "step_00000003 is at step 3, beyond the 1 steps of this run: nothing is trained. Raise" in beyond
+    path = tmp_path / "out" / "checkpoints" / "step_00000003" / "state.json"  # as it was before the length was noted
+    state = json.loads(path.read_text())
+    assert state["settings"].pop("total_steps") == 3
+    path.write_text(json.dumps(state))
+    train(max_steps=4, **again)
+    assert len(caplog.messages) == 2
+
+
 def test_resuming_with_other_clips(train, tmp_path, data, caplog):
     clips, again = shutil.copytree(data / "train", tmp_path / "clips"), {"resume_from_checkpoint": "latest"}
     train(max_steps=1, train_data_dir=clips)
