@@ -112,6 +112,7 @@ def run(args):
             state_tensors.refresh_masters(optimizer.optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
+    first = found is None or args.reset_optimizer or not checkpoints.all()  # asked while nobody writes there
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if args.reset_optimizer and accelerator.is_main_process:
         checkpoints.set_aside()
@@ -148,9 +149,9 @@ def run(args):
         logs.validation(step, epoch, metrics, validator.folder(epoch))
 
     logs = RunLog(accelerator, args, identity, step, total)
-    if found is None or args.reset_optimizer:
+    if first:
         save()  # from here on there is always a checkpoint, and a full disk is known at once
-    elif validator and due(args.val_interval, step) and not validator.is_done(epoch_of(step), step, averaged()):
+    if validator and due(args.val_interval, step) and not validator.is_done(epoch_of(step), step, averaged()):
         validate(epoch_of(step))  # it was killed while it was validating
 
     # the loop

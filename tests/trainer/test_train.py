@@ -172,6 +172,26 @@ def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(train, t
     assert not (out / "checkpoints.beyond-2").exists()
 
 
+def test_going_on_in_another_folder_begins_with_a_checkpoint_there(train, tmp_path, monkeypatch):
+    from trainer import train as module
+    from trainer.checkpoint_state import Checkpoints
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    other = {"output_dir": tmp_path / "other", "cache_dir": tmp_path / "out" / "cache"}
+    train(max_steps=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "check_finite", killed)
+        train(max_steps=3, resume_from_checkpoint=tmp_path / "out" / "checkpoints" / "step_00000002", **other)
+    found = Checkpoints(tmp_path / "other", 3).find("latest")
+    assert found.name == "step_00000002"
+    states = [load_tensors(f / "checkpoints" / found.name / "state.safetensors")[0] for f in tmp_path.glob("o*")]
+    assert len(states) == 2 and all(states[0][k].equal(states[1][k]) for k in states[0])
+    train(max_steps=3, resume_from_checkpoint="latest", **other)
+    assert [row["step"] for row in read_log(tmp_path / "other" / "log.jsonl")] == [3]
+
+
 def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
     """Killed in the second of two validations of one epoch, where the first one's metrics lie."""
     from trainer.validation import Validator
