@@ -30,14 +30,14 @@ from trainer import arguments, checkpoint_state, gradient_checkpointing, state_t
 from trainer.dataset import find_triples
 from trainer.held_out import check_held_out
 from trainer.logs import RunLog, mean_over_processes
-from trainer.memory import svd_without_weights, table
+from trainer.memory import enough_memory, svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.optimisation import Step, check_finite, check_goes_on, learning_rate, parameter_groups
 from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
 from trainer.setting_up import load_data, make_accelerator, make_encoder, new_adapters
 from trainer.step import StepSettings, selectivity
-from trainer.validation import Validator
+from trainer.validation import Validator, enough_to_validate
 from trainer.windows import Windows, loader, to_device
 
 log = logging.getLogger("trainer")
@@ -56,13 +56,15 @@ def run(args):
     fingerprint, device = base.fingerprint(), accelerator.device
 
     # data
-    encoder = make_encoder(args, base, device)
+    with enough_memory(args, "loading", "VAE and CLIP"):
+        encoder = make_encoder(args, base, device)
     validator = None
     if args.val_interval:
         held = find_triples(args.val_data_dir)
         check_held_out(find_triples(args.train_data_dir), held)
         validator = Validator(args, held, base, accelerator)
-    entries = load_data(args, accelerator, base, encoder)
+    with enough_memory(args, "encoding", "the clips"):
+        entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     settings = StepSettings(
         loss,
@@ -81,7 +83,8 @@ def run(args):
 
     # what is trained: the adapters, in fp32; the base is frozen, in the precision of the run
     # nn.Module's own `to`: diffusers' warns of parts to keep in fp32 even where it names none
-    torch.nn.Module.to(base.unet, device, DTYPES[args.mixed_precision])
+    with enough_memory(args, "loading", "the UNet"):
+        torch.nn.Module.to(base.unet, device, DTYPES[args.mixed_precision])
     if args.gradient_checkpointing:
         gradient_checkpointing.enable(base.unet, adapters.sce)
     names = [name for name, p in adapters.named_parameters() if p.requires_grad]
@@ -144,7 +147,7 @@ def run(args):
         accelerator.wait_for_everyone()
 
     def validate(epoch):
-        with encoder:
+        with enough_to_validate(), encoder:
             metrics = validator.run(averaged(), epoch, step, logs.live.counter(f"validating epoch {epoch}, clip"))
         logs.validation(step, epoch, metrics, validator.folder(epoch))
 
@@ -166,7 +169,8 @@ def run(args):
         current = settings if step % args.grad_every == 0 else without_grad
         if args.handed_every:
             current = replace(current, handed_on=step % args.handed_every == args.handed_every - 1)
-        with attach(base.unet, args.num_blocks) as taps:
+        what = f"on {args.batch_size} x {args.num_frames} frames"
+        with enough_memory(args, "training", what), attach(base.unet, args.num_blocks) as taps:
             for _ in range(args.gradient_accumulation_steps):
                 batch = to_device(next(batches), device)
                 with accelerator.accumulate(model):

@@ -1,6 +1,7 @@
 """Validation: the averaged weights propagate the validation clips; videos, a sheet and metrics with floors."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import AdapterFile, digest_of
 from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
-from genprop_core.out_of_memory import OutOfMemory
+from genprop_core.out_of_memory import OutOfMemory, explained
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.report import comparison
 from genprop_core.sampler import SamplerSettings
@@ -26,6 +27,16 @@ LEAVE_OUT = (
     "scores the adapters afterwards, on any device."
 )
 SHEET_CLIPS = 8
+
+
+@contextmanager
+def enough_to_validate():
+    """Within, running out of memory is a GenPropError that says how to go on without validation."""
+    try:
+        with explained("validating", "these weights"):
+            yield
+    except OutOfMemory as error:
+        raise GenPropError(f"{error.problem} {LEAVE_OUT}") from None
 
 
 def to_bytes(frames: torch.Tensor) -> torch.Tensor:
@@ -76,10 +87,7 @@ class Validator:
         mine = list(range(len(self.triples)))[acc.process_index :: acc.num_processes]
         made = []
         for done, index in enumerate(mine, 1):
-            try:
-                made.append(self._sample(model, index, out))
-            except OutOfMemory as error:
-                raise GenPropError(f"{error.problem} {LEAVE_OUT}") from None
+            made.append(self._sample(model, index, out))
             if progress is not None:
                 progress(done, len(mine))
         rows = sorted(gather_object(made), key=lambda row: row["index"])

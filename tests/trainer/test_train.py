@@ -217,18 +217,33 @@ def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
     assert file.stat().st_mtime_ns == before, "done is done"
 
 
-def test_validation_that_runs_out_of_memory_names_the_trainers_settings(train, monkeypatch):
-    import torch
-
+def test_running_out_of_memory_names_the_trainers_settings(train, monkeypatch, tmp_path):
     from genprop_core.errors import GenPropError
+    from trainer.encoder import Encoder
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    monkeypatch.setattr("genprop_core.headless_windows.cond.decode_latents", fail)
-    with pytest.raises(GenPropError, match=r"decoding 4 frames .* Go on without it by --val_interval 0") as caught:
-        train(max_steps=1, val_interval=1)
-    assert "--decode-chunk" not in str(caught.value)
+    def said(part, match, **settings):
+        with monkeypatch.context() as patch, pytest.raises(GenPropError, match=match) as caught:
+            patch.setattr(part, fail)
+            train(**settings)
+        assert "\n" not in str(caught.value) and not {"--dtype", "--decode-chunk"} & set(str(caught.value).split())
+
+    without = r".* Go on without it by --val_interval 0"
+    said("trainer.encoder.Encoder.encode", r"encoding the clips.* Use --mixed_precision bf16 or fp16, or a smaller --r")
+    step = "trainer.optimisation.Step.forward"
+    said(step, r"training on 2 x 4 frames.*\. Use --gradient_checkpointing, or --mixed_precision bf16 or fp16, or a sm"
+         r"aller --batch_size with more .*steps, or fewer --num_frames, or a smaller --resolution\.$",
+         batch_size=2, output_dir=tmp_path / "two")
+    again = {"resume_from_checkpoint": "latest", "max_steps": 1, "val_interval": 1, "gradient_checkpointing": True}
+    said(step, r"training on 1 x 4 frames.*\. Use --mixed_precision bf16 or fp16, or fewer", **again)
+    said("genprop_core.headless_windows.cond.decode_latents", "decoding 4 frames" + without, **again)
+    said("genprop_core.offload.Placement.settle", "loading the base, " + without, **again)
+    move = Encoder._move
+    monkeypatch.setattr(Encoder, "_move", lambda self, device: move(self, device) if device == "cpu" else fail())
+    with pytest.raises(GenPropError, match="validating these weights" + without):
+        train(**again)
 
 
 def test_starting_from_an_adapter_file(train, tmp_path):
