@@ -97,10 +97,13 @@ def run(args):
     def epoch_of(step):
         return step * batch_plan.size // len(entries)
 
+    def ended(step, interval=1) -> bool:
+        """Whether with this step an epoch ends, of `interval` ones the last."""
+        return epoch_of(step) // interval > epoch_of(step - 1) // interval
+
     def due(interval, step) -> bool:
         """Whether something is to be done after this step that is done every `interval` epochs and at the end."""
-        ended = epoch_of(step) // max(interval, 1) > epoch_of(step - 1) // max(interval, 1)
-        return interval > 0 and step > 0 and (step == total or ended)
+        return interval > 0 and step > 0 and (step == total or ended(step, interval))
 
     # state
     checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
@@ -146,16 +149,21 @@ def run(args):
             checkpoints.save(step, state, identity, weights, fingerprint, provenance)
         accelerator.wait_for_everyone()
 
-    def validate(epoch):
+    def validation():
+        """The name of this step's: the end of a run within an epoch does not take that of the epoch before."""
+        return f"epoch_{epoch_of(step)}" if ended(step) else f"step_{step}"
+
+    def validate():
+        name = validation()
         with enough_to_validate(), encoder:
-            metrics = validator.run(averaged(), epoch, step, logs.live.counter(f"validating epoch {epoch}, clip"))
-        logs.validation(step, epoch, metrics, validator.folder(epoch))
+            metrics = validator.run(averaged(), name, step, logs.live.counter(f"validating {name}, clip"))
+        logs.validation(step, epoch_of(step), metrics, validator.folder(name))
 
     logs = RunLog(accelerator, args, identity, step, total)
     if first:
         save()  # from here on there is always a checkpoint, and a full disk is known at once
-    if validator and due(args.val_interval, step) and not validator.is_done(epoch_of(step), step, averaged()):
-        validate(epoch_of(step))  # it was killed while it was validating
+    if validator and due(args.val_interval, step) and not validator.is_done(validation(), step, averaged()):
+        validate()  # it was killed while it was validating
 
     # the loop
     skipped = 0
@@ -196,7 +204,7 @@ def run(args):
         if due(args.save_interval, step) or (args.save_steps and step % args.save_steps == 0):
             save()
         if validator and due(args.val_interval, step):
-            validate(epoch_of(step))
+            validate()
     logs.close()
     if accelerator.is_main_process:
         log.info("Done: %s", Path(args.output_dir) / "adapters.safetensors")

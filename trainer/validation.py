@@ -53,12 +53,12 @@ class Validator:
         self.facts = [check_triple(t, args.val_num_frames, "--val_num_frames") for t in self.triples]
         self.floors: dict[int, dict] = {}
 
-    def folder(self, epoch: int) -> Path:
-        return Path(self.args.val_out_dir) / f"epoch_{epoch}"
+    def folder(self, name: str) -> Path:
+        return Path(self.args.val_out_dir) / name
 
-    def is_done(self, epoch: int, step: int, adapters: GenPropAdapters) -> bool:
-        """Whether epoch_N holds the whole validation of these adapters at this step, not that of another run."""
-        file = self.folder(epoch) / "metrics.json"
+    def is_done(self, name: str, step: int, adapters: GenPropAdapters) -> bool:
+        """Whether this folder holds the whole validation of these adapters at this step, not that of another run."""
+        file = self.folder(name) / "metrics.json"
         if not file.exists():
             return False
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -72,13 +72,13 @@ class Validator:
             decode_chunk=self.args.val_decode_chunk, clip=evaluation.ALONE,
         )
 
-    def run(self, adapters: GenPropAdapters, epoch: int, step: int, progress=None) -> dict:
-        """Every process makes its share of the clips; the metrics come back in all. Writes into epoch_N.
+    def run(self, adapters: GenPropAdapters, name: str, step: int, progress=None) -> dict:
+        """Every process makes its share of the clips; the metrics come back in all. Writes into the folder `name`.
 
         adapters: of the averaged weights; they are moved and cast. metrics.json names them by the digest that the file
         which is saved of them has, and tells the run's settings.
         """
-        out, acc = self.folder(epoch), self.accelerator
+        out, acc = self.folder(name), self.accelerator
         digest = digest_of(adapters)
         file = AdapterFile(adapters.eval(), self.base.fingerprint(), {}, f"step {step}", digest)
         if acc.is_main_process:

@@ -35,7 +35,9 @@ def test_ten_steps_through_loader_cache_checkpoint_and_validation(train, tmp_pat
     assert kept == ["step_00000008", "step_00000010"]
 
     assert [row["epoch"] for row in rows if "validation" in row] == [1, 2, 2]  # after steps 4, 8 and 10, the end
-    folder = tmp_path / "val" / "epoch_2"
+    made = {p.parent.name: json.loads(p.read_text())["step"] for p in (tmp_path / "val").rglob("metrics.json")}
+    assert made == {"epoch_1": 4, "epoch_2": 8, "step_10": 10}
+    folder = tmp_path / "val" / "step_10"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["clips"] == 2 and metrics["frames"] == 6 and "copy_source" in metrics["floors"]
     for index in range(2):
@@ -92,7 +94,7 @@ def test_half_precision(train, tmp_path):
     )
     for a, b in zip(losses(tmp_path / "fp32"), losses(tmp_path / "bf16"), strict=True):
         assert a["L_total"] == pytest.approx(b["L_total"], rel=0.05)
-    assert (tmp_path / "val" / "epoch_0" / "metrics.json").exists()
+    assert (tmp_path / "val" / "step_2" / "metrics.json").exists()
     state, _ = load_tensors(tmp_path / "bf16" / "checkpoints" / "step_00000002" / "state.safetensors")
     assert {v.dtype for k, v in state.items() if k.startswith("model.")} == {torch.float32}
 
@@ -193,13 +195,15 @@ def test_going_on_in_another_folder_begins_with_a_checkpoint_there(train, tmp_pa
 
 
 def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
-    """Killed in the second of two validations of one epoch, where the first one's metrics lie."""
+    """Killed in a validation whose folder holds the metrics of another one."""
     from trainer.validation import Validator
 
-    sample, file = Validator._sample, tmp_path / "val" / "epoch_1" / "metrics.json"
+    sample, file = Validator._sample, tmp_path / "val" / "step_5" / "metrics.json"
     train(max_steps=4, val_interval=1)
-    assert json.loads(file.read_text())["step"] == 4
-    earlier = file.read_text()
+    earlier = (tmp_path / "val" / "epoch_1" / "metrics.json").read_text()
+    assert json.loads(earlier)["step"] == 4
+    file.parent.mkdir()
+    file.write_text(earlier)
 
     def killed(*given):
         raise KeyboardInterrupt
@@ -215,6 +219,7 @@ def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
     before = file.stat().st_mtime_ns
     train(max_steps=5, val_interval=1, resume_from_checkpoint="latest")
     assert file.stat().st_mtime_ns == before, "done is done"
+    assert (tmp_path / "val" / "epoch_1" / "metrics.json").read_text() == earlier
 
 
 def test_running_out_of_memory_names_the_trainers_settings(train, monkeypatch, tmp_path):
