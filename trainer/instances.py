@@ -67,20 +67,20 @@ def find_clips(folder) -> list[Clip]:
     """All clips of a folder, checked, by name.
 
     Either `JPEGImages/` + `Annotations/` (with or without a folder like 480p between), or videos NAME.mp4 with masks
-    NAME_mask.mp4. A video without a mask serves as background. Raises GenPropError where there is nothing, or a mask
-    has another number of frames or another aspect than its video. Its size may be another: DAVIS's frames in full
-    resolution go with masks of 480p.
+    NAME_mask.mp4. A video without a mask serves as background. Hidden files are left out.
+
+    Raises GenPropError where there is nothing, or a mask has another number of frames or another aspect than its video.
+    Its size may be another: DAVIS's frames in full resolution go with masks of 480p.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise GenPropError(f"Expected a folder of videos at {folder}, but there is none. Check the path.")
     images = folder / "JPEGImages"
     if images.is_dir():
-        videos = {p.name: p for p in sorted(images.rglob("*")) if p.is_dir() and image_files(p)}
-        labels = folder / "Annotations"
-        masks = {p.name: p for p in sorted(labels.rglob("*")) if p.is_dir() and image_files(p)}
+        videos, masks = _stills(images), _stills(folder / "Annotations")
     else:
-        files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+        shown = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+        files = {p.stem: p for p in shown if p.suffix.lower() in SUFFIXES}
         videos = {n: p for n, p in files.items() if not n.endswith(MASK_ENDING)}
         masks = {n.removesuffix(MASK_ENDING): p for n, p in files.items() if n.endswith(MASK_ENDING)}
     if not videos:
@@ -90,6 +90,12 @@ def find_clips(folder) -> list[Clip]:
     if not masks.keys() & videos.keys():
         raise GenPropError(f"Expected instance masks for at least one clip in {folder}, but there are none.")
     return [_clip(name, path, masks.get(name)) for name, path in sorted(videos.items())]
+
+
+def _stills(folder: Path) -> dict[str, Path]:
+    """The folders of images below a folder, by name."""
+    below = [p for p in sorted(folder.rglob("*")) if p.is_dir() and not p.name.startswith(".")]
+    return {p.name: p for p in below if image_files(p)}
 
 
 def _clip(name: str, video: Path, mask: Path | None) -> Clip:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -10,6 +11,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_obj
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import load_adapters
+from genprop_core.config import BaseShape
 from genprop_core.errors import GenPropError
 
 from . import arguments
@@ -76,7 +78,9 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
     file = None if args.init_adapters is None else load_adapters(args.init_adapters)
     form = dict(arguments.FORM)
     if file is not None:
-        file.check(base.fingerprint())
+        # a base as sizes alone (--dry_run --base svd) has no weights to compare
+        sizes = replace(file.fingerprint, widths=BaseShape.from_unet(base.unet).block_out_channels)
+        file.check(sizes if base.unet.conv_in.weight.is_meta else base.fingerprint())
         config = file.adapters.config
         form = {"sce": config.sce, "num_blocks": config.num_blocks}
         form |= {name: "on" if getattr(config, name) else "off" for name in arguments.SWITCHES}

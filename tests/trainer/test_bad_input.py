@@ -127,6 +127,19 @@ def test_clips_that_are_trained_on_are_no_validation(train, data, tmp_path):
         else:
             rewrite(path, lambda frames: frames.flip(0))
     check_held_out(find_triples(data / "train"), find_triples(both))  # other clips of these names
+    for sub in FOLDERS.values():
+        shutil.copyfile(data / "train" / sub / "clip1.mp4", both / sub / "other.mp4")
+        shutil.copytree(data / "train" / sub / "clip3", both / sub / "stills")
+    with pytest.raises(GenPropError, match=r"2 are the same in both folders: clip1 \(other there\), clip3 \(stills th"):
+        check_held_out(find_triples(data / "train"), find_triples(both))
+
+
+def test_what_goes_together(train, words, tmp_path):
+    train(val_data_dir=None, val_out_dir=None, max_steps=1)  # without validation nobody asks for its folders
+    with pytest.raises(GenPropError, match="got none of --val_data_dir, --val_out_dir. Give them on the command line"):
+        arguments.parse(words(val_data_dir=None, val_out_dir=None, val_interval=1))
+    with pytest.raises(GenPropError, match=r"Expected --resume_from_checkpoint with --reset_optimizer.*Give a chec"):
+        arguments.parse(words(reset_optimizer=True))
 
 
 def test_settings(capsys, tmp_path, words):

@@ -187,6 +187,19 @@ def test_a_clip_that_was_mended_has_its_baselines_made_anew(tmp_path):
     assert second["baselines"]["telea"]["psnr"] != first["baselines"]["telea"]["psnr"]
 
 
+def test_baselines_that_another_version_made_are_made_anew(tmp_path, monkeypatch):
+    from trainer import evaluation_bench
+
+    data, scored = tmp_path / "data", []
+    folder(data, "a", target=3, mask=3)
+    for version in (1, 1, 2):
+        monkeypatch.setattr(evaluation_bench, "VERSION", version)
+        report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "telea")
+        scored.append(report["baselines"]["telea"]["psnr"])
+        monkeypatch.setattr(baselines, "telea", lambda source, mask: source)
+    assert scored[0] == scored[1] != scored[2]
+
+
 def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     data = tmp_path / "data"
     folder(data, "whole", target=3, mask=3)

@@ -180,6 +180,11 @@ def rescaled(path, height, width):
     write_video(path, np.stack(frames), video.fps, lossless=True)
 
 
+def test_hidden_files_are_no_clips(videos):
+    (videos / "._v0.mp4").write_text("what macOS leaves on other disks")
+    assert [clip.name for clip in find_clips(videos)] == ["background", "v0", "v1"]
+
+
 def test_masks_of_another_size_are_brought_to_their_videos(videos):
     mask = videos / "v0_mask.mp4"
     before = find_clips(videos)[1].read_instances(0, 8, None)

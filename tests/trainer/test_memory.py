@@ -42,6 +42,26 @@ def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path
     assert not (tmp_path / "out").exists()
 
 
+def test_dry_run_of_svd_takes_adapters_that_fit(capsys, tmp_path, monkeypatch):
+    from genprop_core.assets import MINI_ADAPTERS
+    from genprop_core.base import Base, Defaults
+    from genprop_core.checkpoint import Fingerprint, save_adapters
+    from genprop_core.errors import GenPropError
+    from trainer import train
+
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, num_blocks=1)
+    save_adapters(tmp_path / "a.safetensors", adapters, Fingerprint.of_unet(unet), {})
+    small = Base("svd", unet.to("meta"), None, None, Defaults())
+    monkeypatch.setattr(train, "svd_without_weights", lambda: small)
+    words = ["--dry_run", "--base", "svd", "--resolution", "64", "--num_frames", "4", "--tracker", "none"]
+    train.run(arguments.parse([*words, "--init_adapters", tmp_path / "a.safetensors"]))
+    trained = sum(p.numel() for p in adapters.trainable()) / 1e6
+    assert f"{trained:.1f} M of" in capsys.readouterr().out
+    with pytest.raises(GenPropError, match="were made for a base with widths"):
+        train.run(arguments.parse([*words, "--init_adapters", MINI_ADAPTERS]))
+
+
 def test_dry_run_counts_svd_without_a_file(capsys, tmp_path):
     """The docs' command; Stable Video Diffusion's own sizes."""
     from trainer.train import run
