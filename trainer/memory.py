@@ -86,8 +86,12 @@ class _LeanAttention(torch.autograd.Function):
 
 
 def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
-    """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device."""
-    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))  # as in train.py
+    """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device.
+
+    In half precision it is less than what a run keeps: all is counted in `dtype`, while train.py has adapters and
+    latents in fp32 and lets autocast, which the meta device has not, cast what it computes with.
+    """
+    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))
     h, w, frames = size[0] // 8, size[1] // 8, num_frames
 
     def empty(*shape, kind=dtype):
@@ -137,6 +141,7 @@ def table(base, adapters: GenPropAdapters, args) -> str:
         f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters (UNet and adapters) are trained"
     )
     lines = [head, "", "| what | GiB |", "|---|---|", *(f"| {name} | {size / GIB:.3f} |" for name, size in rows)]
-    return "\n".join(
-        [*lines, "", "Activations are counted without running them; kernels' scratch memory comes on top."]
-    )
+    note = "Activations are counted without running them; kernels' scratch memory comes on top."
+    if args.mixed_precision != "no":
+        note += f" They are counted in {args.mixed_precision}; a run keeps more, as adapters and latents stay in fp32."
+    return "\n".join([*lines, "", note])
