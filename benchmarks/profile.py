@@ -60,7 +60,7 @@ def shares(model: GenProp, steps: int, now) -> dict[str, float]:
     watch = Stopwatch(now)
     base, adapters = model.base, model.adapters
     watch.watch(base.unet, "forward", "UNet")
-    watch.watch(adapters, "encode", "SCE and injection layers")
+    watch.watch(adapters, "encode_and_select", "SCE and injection layers")  # the way the sampler goes, and `encode`
     watch.watch(adapters, "gated", "gates")
     watch.watch(adapters.mpd, "forward", "mask decoder")
     watch.watch(base.vae, "encode", "VAE, encode")

@@ -26,6 +26,15 @@ def atomic(path):
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def writing(what: str, path, remedy: str):
+    """Within, an OSError (a full disk, say) is a GenPropError: `what` cannot be written to `path`, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise GenPropError(f"{what} cannot be written to {path} ({error.strerror or error}). {remedy}") from None
+
+
 def write_json(path, value):
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

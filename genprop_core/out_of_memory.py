@@ -1,7 +1,7 @@
 """An out-of-memory error as one line that names the settings that help."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -14,7 +14,7 @@ _WORDS = re.compile(
     r"out of memory|not enough memory|can't allocate memory|ALLOC_FAILED|Invalid buffer size", re.IGNORECASE
 )
 _KINDS = (MemoryError, getattr(torch, "OutOfMemoryError", MemoryError))  # torch has its own since 2.5
-SETTINGS = {
+SETTINGS = {  # as the `propagate` command has them
     "dtype": "--dtype bf16 or fp16",
     "offload": "--offload",
     "decode_chunk": "a smaller --decode-chunk",
@@ -27,18 +27,23 @@ HELPS = {  # what is being done -> the settings that lower its need, the least h
     "encoding": ("dtype", "offload", "vae", "size"),
     "sampling": ("dtype", "offload", "window", "size"),
     "decoding": ("decode_chunk", "dtype", "offload", "vae", "size"),
+    "training": ("checkpointing", "dtype", "batch", "frames", "size"),
+    "validating": (),
 }
 
 
 class OutOfMemory(GenPropError):
-    """problem: what ran out where, without the advice, which is that of the command line."""
+    """problem: what ran out where, without advice. helps: keys of HELPS that lower the need; words: of those, what the
+    command at hand calls them. One that has no word here is not named."""
 
-    def __init__(self, problem: str, advice: str):
-        super().__init__(problem, advice)  # both, so that it comes through from another process
-        self.problem, self.advice = problem, advice
+    def __init__(self, problem: str, helps: tuple[str, ...], words: Mapping[str, str] = SETTINGS):
+        super().__init__(problem, helps, words)  # all, so that it comes through from another process
+        self.problem, self.helps, self.words = problem, helps, words
 
     def __str__(self):
-        return f"{self.problem} {self.advice}"
+        helps = [self.words[name] for name in self.helps if name in self.words]
+        advice = f"Use {', or '.join(helps)}" if helps else "Use a device with more memory"
+        return f"{self.problem} {advice}."
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -47,10 +52,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def explained(doing: str, what: str, in_use: Collection[str] = ()):
+def explained(doing: str, what: str, in_use: Collection[str] = (), words: Mapping[str, str] = SETTINGS):
     """Within, running out of memory raises OutOfMemory, of one line; every other error passes.
 
-    doing: a key of HELPS. what: what needs the memory, for the message. in_use: keys of SETTINGS that are set already
+    doing: a key of HELPS. what: what needs the memory, for the message. in_use: keys of `words` that are set already
     or cannot help, and so are not named.
     """
     try:
@@ -60,7 +65,15 @@ def explained(doing: str, what: str, in_use: Collection[str] = ()):
             raise
         sentences = re.split(r"\n|\. ", str(error) or type(error).__name__)
         reason = next((s for s in sentences if _WORDS.search(s)), sentences[0]).strip(". ")
-        helps = [SETTINGS[name] for name in HELPS[doing] if name not in in_use]
-        advice = f"Use {', or '.join(helps)}" if helps else "Use a device with more memory"
+        helps = tuple(name for name in HELPS[doing] if name not in in_use)
         problem = f"Expected enough memory for {doing} {what}, but it ran out ({reason})."
-        raise OutOfMemory(problem, f"{advice}.") from None
+        raise OutOfMemory(problem, helps, words) from None
+
+
+@contextmanager
+def in_words_of(command: Mapping[str, str]):
+    """Within, OutOfMemory names the settings as this command has them, {key of SETTINGS: its option}, and no others."""
+    try:
+        yield
+    except OutOfMemory as error:
+        raise OutOfMemory(error.problem, error.helps, command) from None

@@ -64,7 +64,7 @@ def test_the_parts_of_a_run_add_up(monkeypatch):
     monkeypatch.setattr(profile, "sample_clip", lambda: (small_clip().source, small_clip().target[0]))
     report = profile.measure(1, 1)
     shares = report["shares"]
-    assert sum(shares.values()) == pytest.approx(1) and {"UNet", "VAE, decode", "CLIP"} <= set(shares)
+    assert sum(shares.values()) == pytest.approx(1) and {"UNet", "SCE and injection layers", "CLIP"} <= shares.keys()
     assert set(report["ratios"]) == {"outside_the_models"} and 0 < report["ratios"]["outside_the_models"] < 1
     assert 0 < sum(report["operators"].values()) <= 1
 

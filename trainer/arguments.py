@@ -13,6 +13,7 @@ from . import config_file
 FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on", "show_source": "on"}
 SWITCHES = ("injection_norm", "selection", "show_source")
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
+OF_VALIDATION = ("val_data_dir", "val_out_dir")  # not required without it
 
 
 def _number(kind, low, high=None, above=False):
@@ -57,9 +58,9 @@ def build_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("data (folders with original_videos/, edited_videos/ and masks/)")
     group.add_argument("--train_data_dir", metavar="DIR", help="clips to learn from (required)")
-    group.add_argument("--val_data_dir", metavar="DIR", help="clips to validate on (required)")
+    group.add_argument("--val_data_dir", metavar="DIR", help="clips to validate on (required with validation)")
     group.add_argument("--output_dir", metavar="DIR", help="checkpoints, adapters.safetensors and logs (required)")
-    group.add_argument("--val_out_dir", metavar="DIR", help="validation videos, sheets and metrics (required)")
+    group.add_argument("--val_out_dir", metavar="DIR", help="validation videos, sheets, metrics (required with it)")
     group.add_argument("--num_frames", type=_number(int, 2), default=8, help="frames of a training window")
     group.add_argument(
         "--resolution",
@@ -246,11 +247,17 @@ def parse(argv=None) -> argparse.Namespace:
     first.add_argument("--config")
     path = first.parse_known_args(argv)[0].config
     args = parser.parse_args(([] if path is None else config_file.words(path, parser)) + argv)
-    missing = [f"--{name}" for name in REQUIRED if getattr(args, name) is None and not args.dry_run]
+    required = [name for name in REQUIRED if args.val_interval or name not in OF_VALIDATION]
+    missing = [f"--{name}" for name in required if getattr(args, name) is None and not args.dry_run]
     if missing:
         raise GenPropError(
-            f"Expected {', '.join(f'--{name}' for name in REQUIRED)}, got none of {', '.join(missing)}. "
+            f"Expected {', '.join(f'--{name}' for name in required)}, got none of {', '.join(missing)}. "
             "Give them on the command line or in --config; --help says what they are."
+        )
+    if args.reset_optimizer and args.resume_from_checkpoint is None:
+        raise GenPropError(
+            "Expected --resume_from_checkpoint with --reset_optimizer, which starts a new run from its weights, "
+            "got none. Give a checkpoint or latest, or leave --reset_optimizer out."
         )
     if args.val_num_frames is None:
         args.val_num_frames = args.num_frames

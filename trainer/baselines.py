@@ -17,6 +17,7 @@ from .evaluation_clips import EvalClip
 
 NAMES = ("copy_source", "repeat_keyframe", "vae_round_trip", "plain_svd", "telea", "latent_blending")
 MADE = ("vae_round_trip", "plain_svd", "telea", "latent_blending")  # those worth keeping on disk
+VERSION = 1  # of how they are made: with another, none that was kept is taken
 GROW = 2  # pixels that the true mask is grown by, so that no edge of the object is left to fill in from
 
 

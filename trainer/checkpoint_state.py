@@ -23,7 +23,7 @@ from genprop_core.checkpoint import save_adapters
 from genprop_core.errors import GenPropError
 from genprop_core.files import atomic, load_tensors, open_tensors, save_tensors, write_json
 
-from .run_identity import check_same
+from .run_identity import check_same, tell_length
 
 log = logging.getLogger(__name__)
 FORMAT = "genprop-training-state"
@@ -128,7 +128,8 @@ class Checkpoints:
     def save(self, step: int, tensors: dict, settings: dict, adapters, fingerprint, provenance: dict) -> Path:
         """Writes the checkpoint of a step, then removes all but the newest `keep`.
 
-        Raises GenPropError when it cannot be written (disk full, say); earlier checkpoints are untouched then.
+        Raises GenPropError when it cannot be written (disk full, say); earlier checkpoints are untouched then. One that
+        cannot be removed stays, with a warning, until the next save.
         """
         final = self.folder / f"step_{step:08d}"
         making = self.folder / f".making-{uuid.uuid4().hex[:8]}"
@@ -157,7 +158,15 @@ class Checkpoints:
         replaced = [p for p in self.all() if p.name.endswith("-old") and p.with_name(p.name[: -len("-old")]).exists()]
         kept = [p for p in self.all() if p not in replaced]
         for path in replaced + kept[: -self.keep]:
-            os.replace(path, self.folder / f".old-{uuid.uuid4().hex[:8]}")
+            try:
+                os.replace(path, self.folder / f".old-{uuid.uuid4().hex[:8]}")
+            except OSError as error:  # on Windows, while another program has a file of it open
+                log.warning(
+                    "%s cannot be removed (%s). The run goes on, and tries it again at the next save. "
+                    "Close what has its files open.",
+                    path,
+                    error.strerror,
+                )
         self._clear()
         return final
 
@@ -169,8 +178,9 @@ class Checkpoints:
 
 
 def _steps(folder: Path) -> list[Path]:
-    """The finished checkpoints in a folder, oldest first."""
-    return sorted(p for p in folder.glob("step_*") if p.is_dir())
+    """The finished checkpoints in a folder, oldest first; of two of one step, the one that was replaced first."""
+    found = [p for p in folder.glob("step_*") if p.is_dir()]
+    return sorted(found, key=lambda p: (p.name.removesuffix("-old"), not p.name.endswith("-old")))
 
 
 def _sync(path: Path):
@@ -200,4 +210,6 @@ def load(path: Path, settings: dict, only_weights: bool) -> tuple[dict[str, torc
     """Tensors and step of a checkpoint. Raises GenPropError, listing what differs, when it is of another run."""
     note = json.loads((path / "state.json").read_text(encoding="utf-8"))
     check_same(path, note["settings"], settings, only_weights)
+    if not only_weights:
+        tell_length(path, int(note["step"]), note["settings"], settings)
     return load_tensors(path / "state.safetensors")[0], int(note["step"])

@@ -99,10 +99,10 @@ def read_column(path: Path, column: str) -> dict[str, str]:
         rows = csv.DictReader(file)
         if not {"name", column} <= set(rows.fieldnames or ()):
             raise GenPropError(f"Expected the columns name and {column} in {path}, got {rows.fieldnames}.")
-        return {_clip_name(row["name"].strip()): (row[column] or "").strip() for row in rows}
+        return {clip_name(row["name"].strip()): (row[column] or "").strip() for row in rows}
 
 
-def _clip_name(text: str) -> str:
+def clip_name(text: str) -> str:
     """A clip's name, given as such or as its file's; a name may have dots of its own."""
     path = Path(text)
     return path.stem if path.suffix.lower() in SUFFIXES else text

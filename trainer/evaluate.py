@@ -17,6 +17,7 @@ from genprop_core.errors import GenPropError, exit_code
 from genprop_core.evaluation import KEYS
 from genprop_core.files import atomic, write_json
 from genprop_core.machine import facts
+from genprop_core.out_of_memory import SETTINGS, in_words_of
 from genprop_core.sampler import GUIDES, SOLVERS
 
 from .arguments import resolution
@@ -173,8 +174,14 @@ def finish(bench: Bench, rows: list[dict], arguments, took: dict) -> dict:
 
 
 def main(argv=None) -> int:
-    stopped = "with --json or --html the same command goes on from the finished clips"
-    return exit_code(lambda: print(table(run(parse(argv)))), stopped)
+    arguments = parse(argv)
+    size = {} if arguments.data is None else {"size": "a smaller --resolution"}
+
+    def body():
+        with in_words_of({"dtype": SETTINGS["dtype"], **size}):
+            print(table(run(arguments)))
+
+    return exit_code(body, "with --json or --html the same command goes on from the finished clips")
 
 
 if __name__ == "__main__":

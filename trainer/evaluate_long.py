@@ -15,6 +15,7 @@ from pathlib import Path
 from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import write_json
+from genprop_core.out_of_memory import SETTINGS, in_words_of
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
@@ -151,9 +152,11 @@ def _reported(path, key) -> dict:
 
 def main(argv=None) -> int:
     arguments = parse(argv)
+    words = {name: SETTINGS[name] for name in ("dtype", "size")[: 2 if arguments.data else 1]}
 
     def body():
-        text = markdown(run(arguments))
+        with in_words_of(words):
+            text = markdown(run(arguments))
         if arguments.markdown:
             put_into(arguments.markdown, text)
         print(text)

@@ -15,7 +15,7 @@ from genprop_core.metrics import psnr
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.sampler import SamplerSettings
 
-from .baselines import NAMES, BaselineCache
+from .baselines import NAMES, VERSION, BaselineCache
 from .encoder import weights_digest
 from .evaluation_clips import DataFolder, EvalClip, HeldOut
 from .film_strip import film_strip
@@ -114,6 +114,7 @@ def make_bench(arguments) -> Bench:
         "base": weights_digest(model.base.unet, model.base.vae, model.base.image_encoder),
         "sampler": {k: v for k, v in asdict(settings.sampler).items() if k not in of_the_adapters},
         "data": data,
+        "version": VERSION,
     }
     folder = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
     cache = BaselineCache(None if arguments.cache == "none" else Path(arguments.cache) / folder, facts)

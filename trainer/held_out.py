@@ -1,12 +1,13 @@
 """Clips that are kept from training: which were moved away, and that none is trained on and validated on."""
 
-import filecmp
 from pathlib import Path
 
 from genprop_core.errors import GenPropError
 from genprop_core.files import atomic
+from genprop_core.images import image_files
 
 from .dataset import Triple
+from .latent_cache import content_digest
 
 LIST = "held_out.txt"  # in a training folder: the names of the clips that were moved out of it
 
@@ -24,9 +25,12 @@ def note_held_out(folder, names) -> None:
 
 
 def check_held_out(train: list[Triple], val: list[Triple]) -> None:
-    """Raises GenPropError for clips that both folders hold under one name: they would be no measure of anything."""
-    there = {t.name: t.source for t in val}
-    same = [t.name for t in train if t.name in there and _equal(t.source, there[t.name])]
+    """Raises GenPropError for clips whose source both folders hold, under whatever name: they would be no measure of
+    anything."""
+    sizes = {_bytes(t.source) for t in train} & {_bytes(t.source) for t in val}  # most need not be read for that
+    there = {content_digest(t.source): t.name for t in val if _bytes(t.source) in sizes}
+    both = [(t.name, there.get(content_digest(t.source))) for t in train if _bytes(t.source) in sizes]
+    same = [name if name == other else f"{name} ({other} there)" for name, other in both if other is not None]
     if same:
         raise GenPropError(
             f"Expected other clips to validate on than to train on, but {len(same)} are the same in both folders: "
@@ -35,9 +39,6 @@ def check_held_out(train: list[Triple], val: list[Triple]) -> None:
         )
 
 
-def _equal(one: Path, other: Path) -> bool:
-    """Whether two videos, or folders of pictures, are the same bytes."""
-    if one.is_dir() and other.is_dir():
-        names = [sorted(p.name for p in folder.iterdir()) for folder in (one, other)]
-        return names[0] == names[1] and not any(filecmp.cmpfiles(one, other, names[0], shallow=False)[1:])
-    return one.is_file() and other.is_file() and filecmp.cmp(one, other, shallow=False)
+def _bytes(path: Path) -> int:
+    """The size of a video, or of a folder's pictures."""
+    return sum(p.stat().st_size for p in (image_files(path) if path.is_dir() else [path]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from genprop_core.errors import GenPropError
-from genprop_core.images import image_files
+from genprop_core.images import image_files, read_image
 from genprop_core.video_io import iter_video, probe
 
 from .dataset import SUFFIXES, resize
@@ -18,29 +18,32 @@ MASK_ENDING = "_mask"
 
 @dataclass(frozen=True)
 class Clip:
-    """frames: how many; fps; mask: path of the instance masks, None for a clip that only serves as a background."""
+    """frames: how many; fps; size: (height, width) of the video in pixels; mask: path of the instance masks, None for a
+    clip that only serves as a background."""
 
     name: str
     video: Path
     mask: Path | None
     frames: int
     fps: Fraction
+    size: tuple[int, int]
 
     def read(self, start: int, stop: int, short_side: int | None) -> np.ndarray:
         """uint8 [T,H,W,3], the shorter side at most `short_side` pixels, both sides even."""
         return np.stack([_sized(f, short_side) for f in islice(iter_video(self.video), start, stop)])
 
     def read_instances(self, start: int, stop: int, short_side: int | None) -> np.ndarray:
-        """int [T,H,W]: 0 is background, every other number one object, the same in all frames.
+        """int [T,H,W], of the size that `read` gives: 0 is background, every other number one object, the same in all
+        frames.
 
         A video's mask is one object, from 128 on; in images every colour is an object.
         """
         video = not self.mask.is_dir()
+        height, width = even_size(*self.size, short_side)
         labels = []
         for frame in islice(iter_video(self.mask), start, stop):
             value = frame.numpy().astype(np.int32)
             codes = (value.max(-1) >= 128).astype(np.int32) if video else value @ np.int32([65536, 256, 1])
-            height, width = even_size(*codes.shape, short_side)
             rows = (np.arange(height) * codes.shape[0] // height)[:, None]
             labels.append(codes[rows, np.arange(width) * codes.shape[1] // width])  # nearest: labels cannot be mixed
         return np.stack(labels)
@@ -64,19 +67,20 @@ def find_clips(folder) -> list[Clip]:
     """All clips of a folder, checked, by name.
 
     Either `JPEGImages/` + `Annotations/` (with or without a folder like 480p between), or videos NAME.mp4 with masks
-    NAME_mask.mp4. A video without a mask serves as background. Raises GenPropError where there is nothing, or a mask
-    has another number of frames than its video.
+    NAME_mask.mp4. A video without a mask serves as background. Hidden files are left out.
+
+    Raises GenPropError where there is nothing, or a mask has another number of frames or another aspect than its video.
+    Its size may be another: DAVIS's frames in full resolution go with masks of 480p.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise GenPropError(f"Expected a folder of videos at {folder}, but there is none. Check the path.")
     images = folder / "JPEGImages"
     if images.is_dir():
-        videos = {p.name: p for p in sorted(images.rglob("*")) if p.is_dir() and image_files(p)}
-        labels = folder / "Annotations"
-        masks = {p.name: p for p in sorted(labels.rglob("*")) if p.is_dir() and image_files(p)}
+        videos, masks = _stills(images), _stills(folder / "Annotations")
     else:
-        files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() in SUFFIXES}
+        shown = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".")]
+        files = {p.stem: p for p in shown if p.suffix.lower() in SUFFIXES}
         videos = {n: p for n, p in files.items() if not n.endswith(MASK_ENDING)}
         masks = {n.removesuffix(MASK_ENDING): p for n, p in files.items() if n.endswith(MASK_ENDING)}
     if not videos:
@@ -88,17 +92,32 @@ def find_clips(folder) -> list[Clip]:
     return [_clip(name, path, masks.get(name)) for name, path in sorted(videos.items())]
 
 
+def _stills(folder: Path) -> dict[str, Path]:
+    """The folders of images below a folder, by name."""
+    below = [p for p in sorted(folder.rglob("*")) if p.is_dir() and not p.name.startswith(".")]
+    return {p.name: p for p in below if image_files(p)}
+
+
 def _clip(name: str, video: Path, mask: Path | None) -> Clip:
-    count, fps = _count(video)
-    if mask is not None and _count(mask)[0] != count:
-        raise GenPropError(
-            f"Expected {count} frames in {mask} like {video}, got {_count(mask)[0]}. Cut them to the same frames."
-        )
-    return Clip(name, video, mask, count, fps)
+    count, fps, (height, width) = _facts(video)
+    if mask is not None:
+        frames, _, (rows, columns) = _facts(mask)
+        if frames != count:
+            raise GenPropError(
+                f"Expected {count} frames in {mask} like {video}, got {frames}. Cut them to the same frames."
+            )
+        if abs(columns * height - rows * width) > max(height, width):  # beyond one pixel, of a side that was rounded
+            raise GenPropError(
+                f"Expected {mask} in the aspect of {video}, {width}x{height}, got {columns}x{rows}. "
+                "Export the mask at the video's size."
+            )
+    return Clip(name, video, mask, count, fps, (height, width))
 
 
-def _count(path: Path) -> tuple[int, Fraction]:
+def _facts(path: Path) -> tuple[int, Fraction, tuple[int, int]]:
+    """Frames, frames per second, and (height, width); of a folder by its first image."""
     if path.is_dir():
-        return len(image_files(path)), Fraction(24)
+        files = image_files(path)
+        return len(files), Fraction(24), tuple(read_image(files[0]).shape[:2])
     info = probe(path)
-    return info.frames, info.fps
+    return info.frames, info.fps, (info.height, info.width)

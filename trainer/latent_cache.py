@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from genprop_core.errors import GenPropError
-from genprop_core.files import open_tensors, save_tensors, write_json
+from genprop_core.files import open_tensors, save_tensors, write_json, writing
 from genprop_core.images import image_files
 
 from .dataset import Triple, check_length, check_triple, read_chunks, working_size
@@ -17,6 +17,9 @@ from .encoder import CHUNK, Encoder
 
 log = logging.getLogger(__name__)
 FORMAT, VERSION = "genprop-latents", "1"
+MAKE_SPACE = (
+    "Make space, or choose another --cache_dir, then --resume_from_checkpoint latest. What is encoded is kept."
+)
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class LatentCache:
     """A folder of encoded clips that several processes and runs may fill and read at the same time.
 
     A clip's file name is a hash of its three videos' contents, the size, and the encoder's settings: a changed clip
-    gets a new file. The folder belongs to one base. Raises GenPropError when it was made with another.
+    gets a new file. The folder belongs to one base. Raises GenPropError when it was made with another, and when it
+    cannot be written.
     """
 
     def __init__(self, folder, encoder: Encoder, base_name: str, resolution: tuple[int, ...], multiple: int):
@@ -54,7 +58,8 @@ class LatentCache:
                     "Choose another --cache_dir, or delete that folder."
                 )
         else:
-            write_json(note, {"format": FORMAT, "base": base_name, "vae_and_clip": encoder.digest})
+            with writing("The latent cache", self.folder, MAKE_SPACE):
+                write_json(note, {"format": FORMAT, "base": base_name, "vae_and_clip": encoder.digest})
 
     def path(self, triple: Triple) -> Path:
         digest = hashlib.sha256()
@@ -95,17 +100,15 @@ class LatentCache:
         name = entry.triple.name
         pieces = [self.encoder.encode(piece, name) for piece in read_chunks(entry.triple, entry.size, CHUNK)]
         tensors = {k: torch.cat([p[k] for p in pieces]) for k in pieces[0]}
-        save_tensors(
-            entry.path,
-            tensors,
-            {
-                "format": FORMAT,
-                "clip": name,
-                "frames": str(entry.frames),
-                "height": str(entry.size[0]),
-                "width": str(entry.size[1]),
-            },
-        )
+        facts = {
+            "format": FORMAT,
+            "clip": name,
+            "frames": str(entry.frames),
+            "height": str(entry.size[0]),
+            "width": str(entry.size[1]),
+        }
+        with writing(f"The latents of {name}", self.folder, MAKE_SPACE):
+            save_tensors(entry.path, tensors, facts)
 
 
 def without_cache(triples: list[Triple], num_frames: int, resolution, multiple: int) -> list[Entry]:

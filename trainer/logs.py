@@ -13,7 +13,9 @@ import torch
 from PIL import Image
 
 from genprop_core.errors import GenPropError
-from genprop_core.files import atomic
+from genprop_core.files import atomic, writing
+
+MAKE_SPACE = "Make space, then continue with --resume_from_checkpoint latest."
 
 
 def check_tracker(name: str):
@@ -26,13 +28,13 @@ def check_tracker(name: str):
 
 
 def read_log(path) -> list[dict]:
-    """The rows of a log.jsonl; a last line cut off by a kill is left out."""
+    """The rows of a log, one JSON object a line; lines cut off by a kill are left out. None where there is no file."""
     rows = []
     for line in Path(path).read_text(encoding="utf-8").splitlines() if Path(path).exists() else []:
         try:
             rows.append(json.loads(line))
         except ValueError:
-            break
+            continue
     return rows
 
 
@@ -65,8 +67,18 @@ class Live:
         return progress
 
 
+def drop_later(path, step: int):
+    """Rewrites a log without the rows after `step`, which a resumed run writes again, and without a line cut off."""
+    rows = [row for row in read_log(path) if row["step"] <= step]
+    with atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
 class RunLog:
-    """Logs of one run; only the main process writes. A resumed run drops the rows of steps that it does again."""
+    """Logs of one run; only the main process writes. A resumed run drops the rows of steps that it does again.
+
+    Raises GenPropError when log.jsonl cannot be written.
+    """
 
     def __init__(self, accelerator, args, settings: dict, step: int, total: int):
         self.accelerator, self.step, self.total = accelerator, step, total
@@ -74,15 +86,14 @@ class RunLog:
         self.path, self.seconds, self.first = Path(args.output_dir) / "log.jsonl", 0.0, step
         self.tracker = args.tracker
         if accelerator.is_main_process:
-            rows = [row for row in read_log(self.path) if row["step"] <= step]
-            with atomic(self.path) as temporary:
-                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            with writing("The log", self.path, MAKE_SPACE):
+                drop_later(self.path, step)
         if args.tracker != "none":
             _start_tracker(accelerator, args, settings)
 
     def _write(self, row: dict):
         if self.accelerator.is_main_process:
-            with open(self.path, "a", encoding="utf-8") as file:
+            with writing("The log", self.path, MAKE_SPACE), open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
 
     def train(self, step: int, epoch: int, values: dict, seconds: float):

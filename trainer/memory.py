@@ -1,4 +1,7 @@
-"""Where a training step's memory goes: `--dry_run`'s table, from sizes alone, without a forward pass on real data."""
+"""Where a training step's memory goes: `--dry_run`'s table, from sizes alone, without a forward pass on real data.
+
+And what helps where there is too little.
+"""
 
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -11,6 +14,7 @@ from genprop_core.attach import attach
 from genprop_core.base import Base, Defaults
 from genprop_core.conditioning import Condition
 from genprop_core.config import BaseShape
+from genprop_core.out_of_memory import explained
 
 from . import gradient_checkpointing
 from .dataset import working_size
@@ -18,6 +22,20 @@ from .step import StepSettings, loss_terms
 
 GIB = 2**30
 SVD = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
+SETTINGS = {  # as trainer/train.py has what `out_of_memory.HELPS` names
+    "checkpointing": "--gradient_checkpointing",
+    "dtype": "--mixed_precision bf16 or fp16",
+    "batch": "a smaller --batch_size with more --gradient_accumulation_steps",
+    "frames": "fewer --num_frames",
+    "size": "a smaller --resolution",
+}
+
+
+def enough_memory(args, doing: str, what: str):
+    """`out_of_memory.explained` in the trainer's own settings, without those that are set already."""
+    half = args.mixed_precision != "no"
+    done = {"checkpointing": args.gradient_checkpointing, "dtype": half, "batch": args.batch_size == 1}
+    return explained(doing, what, [name for name in done if done[name]], SETTINGS)
 
 
 def svd_without_weights() -> Base:
@@ -68,8 +86,12 @@ class _LeanAttention(torch.autograd.Function):
 
 
 def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
-    """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device."""
-    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))  # as in train.py
+    """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device.
+
+    In half precision it is less than what a run keeps: all is counted in `dtype`, while train.py has adapters and
+    latents in fp32 and lets autocast, which the meta device has not, cast what it computes with.
+    """
+    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))
     h, w, frames = size[0] // 8, size[1] // 8, num_frames
 
     def empty(*shape, kind=dtype):
@@ -119,6 +141,7 @@ def table(base, adapters: GenPropAdapters, args) -> str:
         f"{trainable / 1e6:.1f} M of {total / 1e6:.1f} M parameters (UNet and adapters) are trained"
     )
     lines = [head, "", "| what | GiB |", "|---|---|", *(f"| {name} | {size / GIB:.3f} |" for name, size in rows)]
-    return "\n".join(
-        [*lines, "", "Activations are counted without running them; kernels' scratch memory comes on top."]
-    )
+    note = "Activations are counted without running them; kernels' scratch memory comes on top."
+    if args.mixed_precision != "no":
+        note += f" They are counted in {args.mixed_precision}; a run keeps more, as adapters and latents stay in fp32."
+    return "\n".join([*lines, "", note])

@@ -1,5 +1,8 @@
 """What a run starts with: Accelerate as its settings ask for it, the encoder, its clips and the adapters."""
 
+import logging
+import os
+from dataclasses import replace
 from datetime import timedelta
 
 import torch
@@ -8,6 +11,7 @@ from accelerate.utils import DistributedType, InitProcessGroupKwargs, gather_obj
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import load_adapters
+from genprop_core.config import BaseShape
 from genprop_core.errors import GenPropError
 
 from . import arguments
@@ -17,10 +21,15 @@ from .latent_cache import LatentCache, without_cache
 from .logs import Live, check_tracker
 from .windows import check_sizes
 
+log = logging.getLogger(__name__)
 PATIENCE = timedelta(hours=12)  # that one process waits for another, which may have longer clips to encode
 
 
 def make_accelerator(args) -> Accelerator:
+    """Accelerate with the run's own precision and accumulation, whatever `accelerate launch` says of them.
+
+    Raises GenPropError for a precision that the device cannot do, and for FSDP of the first version.
+    """
     check_tracker(args.tracker)
     try:
         accelerator = Accelerator(
@@ -37,6 +46,15 @@ def make_accelerator(args) -> Accelerator:
         and getattr(accelerator.state.fsdp_plugin, "fsdp_version", 1) < 2
     ):
         raise GenPropError("Expected FSDP version 2. Set fsdp_version: 2 in the Accelerate config.")
+    # its constructor prefers ACCELERATE_GRADIENT_ACCUMULATION_STEPS, which `accelerate launch` may set
+    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
+    configured = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # `accelerate launch` says no unless it is told
+    if configured not in ("no", args.mixed_precision) and accelerator.is_main_process:
+        log.warning(
+            "Accelerate is configured for %s, but the run is in --mixed_precision %s: its own setting counts.",
+            configured,
+            args.mixed_precision,
+        )
     tell_deepspeed(accelerator, args)
     return accelerator
 
@@ -47,7 +65,6 @@ def tell_deepspeed(accelerator, args):
     plugin = accelerator.state.deepspeed_plugin
     if plugin is None:
         return
-    accelerator.gradient_accumulation_steps = args.gradient_accumulation_steps
     plugin.deepspeed_config.update(
         train_micro_batch_size_per_gpu=args.batch_size,
         gradient_accumulation_steps=args.gradient_accumulation_steps,
@@ -61,7 +78,9 @@ def new_adapters(args, base) -> tuple[GenPropAdapters, str | None]:
     file = None if args.init_adapters is None else load_adapters(args.init_adapters)
     form = dict(arguments.FORM)
     if file is not None:
-        file.check(base.fingerprint())
+        # a base as sizes alone (--dry_run --base svd) has no weights to compare
+        sizes = replace(file.fingerprint, widths=BaseShape.from_unet(base.unet).block_out_channels)
+        file.check(sizes if base.unet.conv_in.weight.is_meta else base.fingerprint())
         config = file.adapters.config
         form = {"sce": config.sce, "num_blocks": config.num_blocks}
         form |= {name: "on" if getattr(config, name) else "off" for name in arguments.SWITCHES}

@@ -23,7 +23,7 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import atomic, write_json
-from trainer.dataset import FOLDERS, SPLIT_NOTE, find_triples, list_clips
+from trainer.dataset import FOLDERS, SPLIT_NOTE, clip_name, find_triples, list_clips
 from trainer.held_out import note_held_out
 
 
@@ -65,13 +65,17 @@ def _rows(path: Path) -> list[dict]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
 
 
+def _clip(row: dict) -> str:
+    return clip_name(row["name"].strip())
+
+
 def _move_tasks(train: Path, val: Path, names: set[str]):
     """The rows of tasks.csv follow their clips: first added there, then removed here."""
     rows, there = _rows(train / "tasks.csv"), _rows(val / "tasks.csv")
-    moved = [r for r in rows if Path(r["name"]).stem in names]
-    known = {r["name"] for r in there}
+    moved = [r for r in rows if _clip(r) in names]
+    known = {_clip(r) for r in there}
     for path, kept in (
-        (val / "tasks.csv", there + [r for r in moved if r["name"] not in known]),
+        (val / "tasks.csv", there + [r for r in moved if _clip(r) not in known]),
         (train / "tasks.csv", [r for r in rows if r not in moved]),
     ):
         if moved:
@@ -85,8 +89,8 @@ def _move_tasks(train: Path, val: Path, names: set[str]):
 def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> list[str]:
     """Moves clips until `num_samples` are in val_dir; returns the names (to be) moved.
 
-    Raises GenPropError when the training folder has unequal file sets or too few clips, or when clips of it are on the
-    way to another folder.
+    Raises GenPropError when the training folder has unequal file sets or too few clips, when clips of it are on the way
+    to another folder, or when val_dir holds a file of theirs already: nothing is moved onto another.
     """
     train, val = Path(train_dir).resolve(), Path(val_dir).resolve()
     if train == val:
@@ -95,8 +99,9 @@ def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> lis
     if note.exists() and not dry_run:
         finish(note)
     triples = {t.name: t for t in find_triples(train)}
-    there = set(list_clips(val / FOLDERS["source"])) if (val / FOLDERS["source"]).is_dir() else set()
-    twice = sorted(there & triples.keys())
+    held = {sub: set(list_clips(val / sub)) if (val / sub).is_dir() else set() for sub in FOLDERS.values()}
+    there = held[FOLDERS["source"]]
+    twice = sorted(set().union(*held.values()) & triples.keys())
     if twice:
         raise GenPropError(f"{train} and {val} both hold {', '.join(twice)}. Rename or remove one of each.")
     wanted = num_samples - len(there)
@@ -108,11 +113,13 @@ def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> lis
             "Lower --num_samples; at least one clip must stay to train on."
         )
     names = choose(list(triples), wanted, seed)
-    if dry_run:
-        return names
     parts = [
         (path, val / folder / path.name) for n in names for folder, path in zip(FOLDERS.values(), triples[n].paths)
     ]
+    if taken := [str(target) for _, target in parts if target.exists()]:  # also what is no clip, an empty folder say
+        raise GenPropError(f"Expected nothing yet where clips are moved to, got {', '.join(taken)}. Remove it.")
+    if dry_run:
+        return names
     plan = {"train": str(train), "val": str(val), "names": names, "files": [[str(a), str(b)] for a, b in parts]}
     write_json(note, plan)
     write_json(train / SPLIT_NOTE, plan)

@@ -30,14 +30,14 @@ from trainer import arguments, checkpoint_state, gradient_checkpointing, state_t
 from trainer.dataset import find_triples
 from trainer.held_out import check_held_out
 from trainer.logs import RunLog, mean_over_processes
-from trainer.memory import svd_without_weights, table
+from trainer.memory import enough_memory, svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.optimisation import Step, check_finite, check_goes_on, learning_rate, parameter_groups
 from trainer.run_identity import run_settings
 from trainer.samples import GlobalBatch, WindowSettings
 from trainer.setting_up import load_data, make_accelerator, make_encoder, new_adapters
 from trainer.step import StepSettings, selectivity
-from trainer.validation import Validator
+from trainer.validation import Validator, enough_to_validate
 from trainer.windows import Windows, loader, to_device
 
 log = logging.getLogger("trainer")
@@ -56,13 +56,15 @@ def run(args):
     fingerprint, device = base.fingerprint(), accelerator.device
 
     # data
-    encoder = make_encoder(args, base, device)
+    with enough_memory(args, "loading", "VAE and CLIP"):
+        encoder = make_encoder(args, base, device)
     validator = None
     if args.val_interval:
         held = find_triples(args.val_data_dir)
         check_held_out(find_triples(args.train_data_dir), held)
         validator = Validator(args, held, base, accelerator)
-    entries = load_data(args, accelerator, base, encoder)
+    with enough_memory(args, "encoding", "the clips"):
+        entries = load_data(args, accelerator, base, encoder)
     loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     settings = StepSettings(
         loss,
@@ -81,7 +83,8 @@ def run(args):
 
     # what is trained: the adapters, in fp32; the base is frozen, in the precision of the run
     # nn.Module's own `to`: diffusers' warns of parts to keep in fp32 even where it names none
-    torch.nn.Module.to(base.unet, device, DTYPES[args.mixed_precision])
+    with enough_memory(args, "loading", "the UNet"):
+        torch.nn.Module.to(base.unet, device, DTYPES[args.mixed_precision])
     if args.gradient_checkpointing:
         gradient_checkpointing.enable(base.unet, adapters.sce)
     names = [name for name, p in adapters.named_parameters() if p.requires_grad]
@@ -94,14 +97,17 @@ def run(args):
     def epoch_of(step):
         return step * batch_plan.size // len(entries)
 
+    def ended(step, interval=1) -> bool:
+        """Whether with this step an epoch ends, of `interval` ones the last."""
+        return epoch_of(step) // interval > epoch_of(step - 1) // interval
+
     def due(interval, step) -> bool:
         """Whether something is to be done after this step that is done every `interval` epochs and at the end."""
-        ended = epoch_of(step) // max(interval, 1) > epoch_of(step - 1) // max(interval, 1)
-        return interval > 0 and step > 0 and (step == total or ended)
+        return interval > 0 and step > 0 and (step == total or ended(step, interval))
 
     # state
     checkpoints = checkpoint_state.Checkpoints(args.output_dir, args.keep)
-    identity = run_settings(args, batch_plan.size, entries, fingerprint)
+    identity = run_settings(args, batch_plan.size, total, entries, fingerprint)
     found, step = checkpoints.find(args.resume_from_checkpoint), 0
     # DeepSpeed spreads the moments in a way that only it can gather: they are left out there, and start anew
     moments = None if accelerator.distributed_type == DistributedType.DEEPSPEED else optimizer
@@ -112,6 +118,7 @@ def run(args):
             state_tensors.refresh_masters(optimizer.optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
+    first = found is None or args.reset_optimizer or not checkpoints.all()  # asked while nobody writes there
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if args.reset_optimizer and accelerator.is_main_process:
         checkpoints.set_aside()
@@ -142,16 +149,21 @@ def run(args):
             checkpoints.save(step, state, identity, weights, fingerprint, provenance)
         accelerator.wait_for_everyone()
 
-    def validate(epoch):
-        with encoder:
-            metrics = validator.run(averaged(), epoch, step, logs.live.counter(f"validating epoch {epoch}, clip"))
-        logs.validation(step, epoch, metrics, validator.folder(epoch))
+    def validation():
+        """The name of this step's: the end of a run within an epoch does not take that of the epoch before."""
+        return f"epoch_{epoch_of(step)}" if ended(step) else f"step_{step}"
+
+    def validate():
+        name = validation()
+        with enough_to_validate(), encoder:
+            metrics = validator.run(averaged(), name, step, logs.live.counter(f"validating {name}, clip"))
+        logs.validation(step, epoch_of(step), metrics, validator.folder(name))
 
     logs = RunLog(accelerator, args, identity, step, total)
-    if found is None or args.reset_optimizer:
+    if first:
         save()  # from here on there is always a checkpoint, and a full disk is known at once
-    elif validator and due(args.val_interval, step) and not validator.is_done(epoch_of(step), step, averaged()):
-        validate(epoch_of(step))  # it was killed while it was validating
+    if validator and due(args.val_interval, step) and not validator.is_done(validation(), step, averaged()):
+        validate()  # it was killed while it was validating
 
     # the loop
     skipped = 0
@@ -165,7 +177,8 @@ def run(args):
         current = settings if step % args.grad_every == 0 else without_grad
         if args.handed_every:
             current = replace(current, handed_on=step % args.handed_every == args.handed_every - 1)
-        with attach(base.unet, args.num_blocks) as taps:
+        what = f"on {args.batch_size} x {args.num_frames} frames"
+        with enough_memory(args, "training", what), attach(base.unet, args.num_blocks) as taps:
             for _ in range(args.gradient_accumulation_steps):
                 batch = to_device(next(batches), device)
                 with accelerator.accumulate(model):
@@ -175,6 +188,7 @@ def run(args):
                     accelerator.backward(terms[-1]["total"])
                     if accelerator.sync_gradients:
                         norm = accelerator.clip_grad_norm_(parameters.values(), args.max_grad_norm)
+                        norm = state_tensors.whole(torch.as_tensor(norm))  # FSDP gives a process's share of it
                         if args.mixed_precision != "fp16":  # there the loss scaler skips such a step
                             check_finite("gradient norm", norm, seen, step)
                     optimizer.step()
@@ -190,7 +204,7 @@ def run(args):
         if due(args.save_interval, step) or (args.save_steps and step % args.save_steps == 0):
             save()
         if validator and due(args.val_interval, step):
-            validate(epoch_of(step))
+            validate()
     logs.close()
     if accelerator.is_main_process:
         log.info("Done: %s", Path(args.output_dir) / "adapters.safetensors")

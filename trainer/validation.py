@@ -1,6 +1,7 @@
 """Validation: the averaged weights propagate the validation clips; videos, a sheet and metrics with floors."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from genprop_core.adapters import GenPropAdapters
 from genprop_core.checkpoint import AdapterFile, digest_of
 from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
-from genprop_core.out_of_memory import OutOfMemory
+from genprop_core.out_of_memory import OutOfMemory, explained
 from genprop_core.pipeline import GenProp, PropagateSettings
 from genprop_core.report import comparison
 from genprop_core.sampler import SamplerSettings
@@ -26,6 +27,16 @@ LEAVE_OUT = (
     "scores the adapters afterwards, on any device."
 )
 SHEET_CLIPS = 8
+
+
+@contextmanager
+def enough_to_validate():
+    """Within, running out of memory is a GenPropError that says how to go on without validation."""
+    try:
+        with explained("validating", "these weights"):
+            yield
+    except OutOfMemory as error:
+        raise GenPropError(f"{error.problem} {LEAVE_OUT}") from None
 
 
 def to_bytes(frames: torch.Tensor) -> torch.Tensor:
@@ -42,12 +53,12 @@ class Validator:
         self.facts = [check_triple(t, args.val_num_frames, "--val_num_frames") for t in self.triples]
         self.floors: dict[int, dict] = {}
 
-    def folder(self, epoch: int) -> Path:
-        return Path(self.args.val_out_dir) / f"epoch_{epoch}"
+    def folder(self, name: str) -> Path:
+        return Path(self.args.val_out_dir) / name
 
-    def is_done(self, epoch: int, step: int, adapters: GenPropAdapters) -> bool:
-        """Whether epoch_N holds the whole validation of these adapters at this step, not that of another run."""
-        file = self.folder(epoch) / "metrics.json"
+    def is_done(self, name: str, step: int, adapters: GenPropAdapters) -> bool:
+        """Whether this folder holds the whole validation of these adapters at this step, not that of another run."""
+        file = self.folder(name) / "metrics.json"
         if not file.exists():
             return False
         found = json.loads(file.read_text(encoding="utf-8"))
@@ -61,13 +72,13 @@ class Validator:
             decode_chunk=self.args.val_decode_chunk, clip=evaluation.ALONE,
         )
 
-    def run(self, adapters: GenPropAdapters, epoch: int, step: int, progress=None) -> dict:
-        """Every process makes its share of the clips; the metrics come back in all. Writes into epoch_N.
+    def run(self, adapters: GenPropAdapters, name: str, step: int, progress=None) -> dict:
+        """Every process makes its share of the clips; the metrics come back in all. Writes into the folder `name`.
 
         adapters: of the averaged weights; they are moved and cast. metrics.json names them by the digest that the file
         which is saved of them has, and tells the run's settings.
         """
-        out, acc = self.folder(epoch), self.accelerator
+        out, acc = self.folder(name), self.accelerator
         digest = digest_of(adapters)
         file = AdapterFile(adapters.eval(), self.base.fingerprint(), {}, f"step {step}", digest)
         if acc.is_main_process:
@@ -76,10 +87,7 @@ class Validator:
         mine = list(range(len(self.triples)))[acc.process_index :: acc.num_processes]
         made = []
         for done, index in enumerate(mine, 1):
-            try:
-                made.append(self._sample(model, index, out))
-            except OutOfMemory as error:
-                raise GenPropError(f"{error.problem} {LEAVE_OUT}") from None
+            made.append(self._sample(model, index, out))
             if progress is not None:
                 progress(done, len(mine))
         rows = sorted(gather_object(made), key=lambda row: row["index"])

@@ -127,6 +127,19 @@ def test_clips_that_are_trained_on_are_no_validation(train, data, tmp_path):
         else:
             rewrite(path, lambda frames: frames.flip(0))
     check_held_out(find_triples(data / "train"), find_triples(both))  # other clips of these names
+    for sub in FOLDERS.values():
+        shutil.copyfile(data / "train" / sub / "clip1.mp4", both / sub / "other.mp4")
+        shutil.copytree(data / "train" / sub / "clip3", both / sub / "stills")
+    with pytest.raises(GenPropError, match=r"2 are the same in both folders: clip1 \(other there\), clip3 \(stills th"):
+        check_held_out(find_triples(data / "train"), find_triples(both))
+
+
+def test_what_goes_together(train, words, tmp_path):
+    train(val_data_dir=None, val_out_dir=None, max_steps=1)  # without validation nobody asks for its folders
+    with pytest.raises(GenPropError, match="got none of --val_data_dir, --val_out_dir. Give them on the command line"):
+        arguments.parse(words(val_data_dir=None, val_out_dir=None, val_interval=1))
+    with pytest.raises(GenPropError, match=r"Expected --resume_from_checkpoint with --reset_optimizer.*Give a chec"):
+        arguments.parse(words(reset_optimizer=True))
 
 
 def test_settings(capsys, tmp_path, words):
@@ -180,6 +193,24 @@ def test_resuming_what_is_missing_or_of_another_run(train, tmp_path):
         train(resume_from_checkpoint="latest", num_blocks=1, reset_optimizer=True)
     with pytest.raises(GenPropError, match=r"selection was on, now off; show_source was on, now off\. Choose another"):
         train(resume_from_checkpoint="latest", selection="off", show_source="off", reset_optimizer=True)
+
+
+def test_resuming_with_another_length_is_a_warning(train, tmp_path, caplog):
+    again = {"resume_from_checkpoint": "latest"}
+    train(max_steps=2)
+    train(max_steps=2, **again)
+    assert caplog.messages == []
+    train(max_steps=3, **again)
+    train(max_steps=1, **again)
+    longer, beyond = caplog.messages
+    assert "step_00000002 is from a run of 2 steps, this one has 3: learning rate and" in longer
+    assert "step_00000003 is at step 3, beyond the 1 steps of this run: nothing is trained. Raise" in beyond
+    path = tmp_path / "out" / "checkpoints" / "step_00000003" / "state.json"  # as it was before the length was noted
+    state = json.loads(path.read_text())
+    assert state["settings"].pop("total_steps") == 3
+    path.write_text(json.dumps(state))
+    train(max_steps=4, **again)
+    assert len(caplog.messages) == 2
 
 
 def test_resuming_with_other_clips(train, tmp_path, data, caplog):

@@ -187,6 +187,19 @@ def test_a_clip_that_was_mended_has_its_baselines_made_anew(tmp_path):
     assert second["baselines"]["telea"]["psnr"] != first["baselines"]["telea"]["psnr"]
 
 
+def test_baselines_that_another_version_made_are_made_anew(tmp_path, monkeypatch):
+    from trainer import evaluation_bench
+
+    data, scored = tmp_path / "data", []
+    folder(data, "a", target=3, mask=3)
+    for version in (1, 1, 2):
+        monkeypatch.setattr(evaluation_bench, "VERSION", version)
+        report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "telea")
+        scored.append(report["baselines"]["telea"]["psnr"])
+        monkeypatch.setattr(baselines, "telea", lambda source, mask: source)
+    assert scored[0] == scored[1] != scored[2]
+
+
 def test_what_a_folder_lacks_is_named_and_the_rest_is_scored(tmp_path):
     data = tmp_path / "data"
     folder(data, "whole", target=3, mask=3)
@@ -287,3 +300,20 @@ def test_folders_and_names_that_do_not_fit_are_refused(tmp_path, capsys):
     folder(data, "a", target=3)
     with pytest.raises(GenPropError, match="columns name and prompt"):
         DataFolder(data, (64,), 32)
+
+
+@pytest.mark.parametrize("options, wanted", [([], "."), (["--data"], ", or a smaller --resolution.")])
+def test_running_out_of_memory_names_what_the_command_has(options, wanted, tmp_path, monkeypatch, capsys):
+    from genprop_core.pipeline import GenProp
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    if options:
+        folder(tmp_path / "data", "a")
+        write_image(tmp_path / "data" / "keyframes" / "a.png", picture(0, 64, shown=False))
+        options = [*options, str(tmp_path / "data")]
+    monkeypatch.setattr(GenProp, "sample", fail)
+    assert evaluate.main([*OPTIONS, "--clips", "1", "--cache", "none", *options]) == 2
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert said.endswith(f"(CUDA out of memory). Use --dtype bf16 or fp16{wanted}")

@@ -240,3 +240,15 @@ def test_film_without_a_truth_is_refused(monkeypatch, tmp_path, capsys):
     assert re.search("--task, --width with --data alone", capsys.readouterr().err)
     assert evaluate_long.main(["--data", str(tmp_path / "short"), "--task", "remove"]) == 2
     assert re.search("clips of the task remove in .*, got edit. Give another --task", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("options, wanted", [([], "."), (["--data", "x"], ", or a smaller --width and --height.")])
+def test_running_out_of_memory_names_what_the_command_has(options, wanted, monkeypatch, capsys):
+    from genprop_core.out_of_memory import OutOfMemory
+
+    def fail(*_):
+        raise OutOfMemory("Expected more.", ("dtype", "offload", "window", "size"))
+
+    monkeypatch.setattr(evaluate_long, "run", fail)
+    assert evaluate_long.main(options) == 2
+    assert capsys.readouterr().err == f"error: Expected more. Use --dtype bf16 or fp16{wanted}\n"

@@ -172,6 +172,33 @@ def test_davis_layout_with_several_objects(tmp_path):
     assert clip.read(0, 2, 33).shape == (2, 32, 40, 3) and clip.read_instances(0, 2, 33).shape == (2, 32, 40)
 
 
+def rescaled(path, height, width):
+    import cv2
+
+    video = read_video(path)
+    frames = [cv2.resize(f.numpy(), (width, height), interpolation=cv2.INTER_NEAREST) for f in video.frames]
+    write_video(path, np.stack(frames), video.fps, lossless=True)
+
+
+def test_hidden_files_are_no_clips(videos):
+    (videos / "._v0.mp4").write_text("what macOS leaves on other disks")
+    assert [clip.name for clip in find_clips(videos)] == ["background", "v0", "v1"]
+
+
+def test_masks_of_another_size_are_brought_to_their_videos(videos):
+    mask = videos / "v0_mask.mp4"
+    before = find_clips(videos)[1].read_instances(0, 8, None)
+    rescaled(mask, 32, 40)
+    clip = find_clips(videos)[1]
+    labels = clip.read_instances(0, 8, None)
+    assert clip.mask == mask and labels.shape == clip.read(0, 8, None).shape[:3] == before.shape
+    assert (labels != before).mean() < 0.02
+    assert clip.read_instances(0, 2, 32).shape == clip.read(0, 2, 32).shape[:3] == (2, 32, 40)
+    rescaled(mask, 48, 58)  # 60 by the aspect
+    with pytest.raises(GenPropError, match=r"v0_mask\.mp4 in the aspect of .*v0\.mp4, 80x64, got 58x48\. Export the m"):
+        find_clips(videos)
+
+
 def test_bad_input(videos, tmp_path):
     with pytest.raises(GenPropError, match=r"at least 20 frames \(--num_frames\).*longest has 8\. Lower"):
         module.make_pairs(videos, tmp_path / "x", 1, module.PairSettings(1, 20, None, 0.5))

@@ -38,8 +38,29 @@ def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path
     said = capsys.readouterr().out
     rows = dict(re.findall(r"\| (.+?) \| ([\d.]+) \|", said))
     assert {"UNet, frozen", "gradients", "AdamW moments", "activations", "sum with these settings"} <= rows.keys()
+    assert "a run keeps more" not in said  # in fp32 there is nothing to cast
     assert re.search(r"4 frames of 64x64, batch 1, no: \d+\.\d M of \d+\.\d M parameters", said)
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_of_svd_takes_adapters_that_fit(capsys, tmp_path, monkeypatch):
+    from genprop_core.assets import MINI_ADAPTERS
+    from genprop_core.base import Base, Defaults
+    from genprop_core.checkpoint import Fingerprint, save_adapters
+    from genprop_core.errors import GenPropError
+    from trainer import train
+
+    unet = tiny_unet()
+    adapters = GenPropAdapters.from_unet(unet, num_blocks=1)
+    save_adapters(tmp_path / "a.safetensors", adapters, Fingerprint.of_unet(unet), {})
+    small = Base("svd", unet.to("meta"), None, None, Defaults())
+    monkeypatch.setattr(train, "svd_without_weights", lambda: small)
+    words = ["--dry_run", "--base", "svd", "--resolution", "64", "--num_frames", "4", "--tracker", "none"]
+    train.run(arguments.parse([*words, "--init_adapters", tmp_path / "a.safetensors"]))
+    trained = sum(p.numel() for p in adapters.trainable()) / 1e6
+    assert f"{trained:.1f} M of" in capsys.readouterr().out
+    with pytest.raises(GenPropError, match="were made for a base with widths"):
+        train.run(arguments.parse([*words, "--init_adapters", MINI_ADAPTERS]))
 
 
 def test_dry_run_counts_svd_without_a_file(capsys, tmp_path):
@@ -49,7 +70,7 @@ def test_dry_run_counts_svd_without_a_file(capsys, tmp_path):
     words = ["--dry_run", "--base", "svd", "--resolution", "512x512", "--num_frames", "6", "--mixed_precision", "fp16"]
     run(arguments.parse([*words, "--tracker", "none", "--output_dir", tmp_path / "out"]))
     said = capsys.readouterr().out
-    assert "100.7 M of 1631.3 M parameters" in said
+    assert "100.7 M of 1631.3 M parameters" in said and "counted in fp16; a run keeps more" in said
     rows = {name: float(size) for name, size in re.findall(r"\| (.+?) \| ([\d.]+) \|", said)}
     assert rows["UNet, frozen"] == pytest.approx(2.84, abs=0.01) and 15 < rows["activations"] < 20
     assert rows["activations, --gradient_checkpointing"] < 0.1 * rows["activations"]

@@ -8,6 +8,7 @@ import torch
 from noise_pairs import noise_batch, work_folder
 from pretend_device import pretend_device
 
+from genprop_core.assets import MINI_ADAPTERS
 from genprop_core.base import MINI_SAMPLED, load_base
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
@@ -194,3 +195,6 @@ def test_in_its_second_half_the_adapters_stage_starts_from_keyframes_of_its_own(
     monkeypatch.setattr(adapters, "loss_terms", spy)
     adapters.train(tmp_path, 0, steps=7, batch_size=1, handed_every=every)
     assert len(seen) == 7 and [step for step, own in enumerate(seen) if own] == expected
+    with pytest.raises(GenPropError, match=r"began from .* \(\w+\), but that in .* began from fresh weights"):
+        adapters.train(tmp_path, 0, start=MINI_ADAPTERS, steps=8, batch_size=1)
+    assert len(seen) == 7

@@ -17,6 +17,7 @@ from genprop_core.conditioning import SCALING
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from trainer import evaluate
+from trainer.logs import read_log
 from trainer.mini import ablation, base
 from trainer.mini.__main__ import main
 from trainer.mini.ablation import VARIANTS, chosen
@@ -24,7 +25,7 @@ from trainer.mini.adapters import take_over
 from trainer.mini.base import keyframe_in_part, make_condition, several_keyframes
 from trainer.mini.curves import FOLDER, add, curve_name
 from trainer.mini.export import export, provenance_of, unpack
-from trainer.mini.stage import EMA, Stage, read_log
+from trainer.mini.stage import EMA, Stage
 
 
 def _stage(folder, seed=0):
@@ -81,7 +82,31 @@ def test_learning_rate_follows_the_time_used(tmp_path):
 def test_the_log_is_read_back(tmp_path):
     _, _, _, stage = _stage(tmp_path)
     stage.log(loss=0.5)
-    assert read_log(tmp_path, "toy")[0]["loss"] == 0.5
+    assert read_log(tmp_path / "toy.jsonl")[0]["loss"] == 0.5
+
+
+def test_a_resumed_stage_logs_every_step_once_and_no_line_that_was_cut_off(tmp_path):
+    *parts, stage = _stage(tmp_path)
+    stage.log(started_from="a")
+    for _ in range(3):  # the last of them after the state was saved
+        _train(*parts, stage, 1)
+        stage.log(loss=0.5)
+        if stage.step == 2:
+            stage.save()
+    with open(tmp_path / "toy.jsonl", "a") as file:
+        file.write('{"step": 4, "min')  # killed here
+    *parts, stage = _stage(tmp_path)
+    _train(*parts, stage, 1)
+    stage.log(loss=0.5)
+    assert [json.loads(line)["step"] for line in (tmp_path / "toy.jsonl").read_text().splitlines()] == [0, 1, 2, 3]
+    stage.check_began_from("a", "x.safetensors")
+    with pytest.raises(GenPropError, match=r"began from x \(b\), but that in .* began from a\. Remove the files"):
+        stage.check_began_from("b", "x")
+    with pytest.raises(GenPropError, match="began from fresh weights, but that in .* began from a"):
+        stage.check_began_from(None, None)
+    stage.path.unlink()
+    *_, stage = _stage(tmp_path)
+    assert not stage.rows.exists() and len(read_log(tmp_path / "toy.before.jsonl")) == 4
 
 
 def test_with_several_keyframes_every_frame_is_shown_one_near_to_it():

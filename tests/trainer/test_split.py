@@ -109,6 +109,33 @@ def test_another_disk(folders, monkeypatch):
     check_whole(train, val, split(train, val, 3, 1))
 
 
+def test_clips_with_dots_in_their_names_keep_their_tasks(tmp_path):
+    train, val = tmp_path / "train", tmp_path / "val"
+    for sub in FOLDERS.values():
+        (train / sub).mkdir(parents=True)
+        for index in range(3):
+            (train / sub / f"shot.v{index}.mp4").write_text(sub)
+    (train / "tasks.csv").write_text("name,task\nshot.v0,edit\nshot.v1.mp4,edit\nshot.v2,edit\n")
+    assert len(split(train, val, 2, 1)) == 2
+    assert [t.task for t in find_triples(train) + find_triples(val)] == ["edit"] * 3
+
+
+@pytest.mark.parametrize("left", ["masks/clip{}.mp4", "masks/clip{}.mov", "edited_videos/clip{}.mp4"])
+def test_what_is_left_in_the_validation_folder_is_not_taken_for_a_clips(folders, left):
+    train, val = folders
+    path = val / left.format(split(train, val, 1, 1, dry_run=True)[0][-1])
+    path.parent.mkdir(parents=True)
+    path.write_text("an old one")
+    for dry_run in (True, False):
+        with pytest.raises(GenPropError, match=r"train and .*val both hold clip\d\. Rename or remove one of each"):
+            split(train, val, 1, 1, dry_run)
+    path.unlink()
+    path.with_suffix(".mp4").mkdir()
+    with pytest.raises(GenPropError, match=r"Expected nothing yet where clips are moved to, got .*clip\d\.mp4\. Rem"):
+        split(train, val, 1, 1)
+    assert names(train) == [{f"clip{i}" for i in range(8)}] * 3 and not (val / module.SPLIT_NOTE).exists()
+
+
 def test_bad_input(folders):
     train, val = folders
     with pytest.raises(

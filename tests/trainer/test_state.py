@@ -105,9 +105,53 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(train, tmp_path, monkey
     assert not list((tmp_path / "out" / "checkpoints").glob(".making*"))
 
 
+def test_a_full_disk_is_one_line_for_the_log_and_the_cache_too(train, tmp_path, monkeypatch):
+    import builtins
+
+    import safetensors.torch
+
+    def full(path, mode="r", *rest, **settings):
+        if str(path).endswith("log.jsonl") and "a" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return opened(path, mode, *rest, **settings)
+
+    def unsaved(tensors, path, **settings):
+        raise safetensors.SafetensorError("Error while serializing: I/O error: No space left on device")
+
+    opened, cache = builtins.open, tmp_path / "out" / "cache"
+    with monkeypatch.context() as patch:
+        patch.setattr(safetensors.torch, "save_file", unsaved)
+        with pytest.raises(GenPropError, match=r"of clip0 cannot be written to .*cache \(.*No space left.*Make space"):
+            train(max_steps=1)
+    assert [p.name for p in cache.iterdir()] == ["cache.json"]
+    monkeypatch.setattr(builtins, "open", full)
+    with pytest.raises(GenPropError, match=r"log cannot be written to .*log\.jsonl \(No space left.*continue with"):
+        train(max_steps=1)
+    assert Checkpoints(tmp_path / "out", 1).find("latest").name == "step_00000000"
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over(train, tmp_path, caplog):
     train(max_steps=2, save_steps=1)
     newest = tmp_path / "out" / "checkpoints" / "step_00000002" / "state.safetensors"
     newest.write_bytes(newest.read_bytes()[:1000])
     assert Checkpoints(tmp_path / "out", 3).find("latest").name == "step_00000001"
     assert "truncated" in caplog.text
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_stays_until_the_next_save(train, tmp_path, monkeypatch, caplog):
+    replace, folder = os.replace, tmp_path / "out" / "checkpoints"
+
+    def in_use(a, b):
+        if ".old-" in str(b) and len(caplog.records) < 2:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        replace(a, b)
+
+    monkeypatch.setattr(os, "replace", in_use)
+    train(max_steps=3, save_steps=1, keep=1)
+    assert sorted(p.name for p in folder.iterdir()) == ["step_00000003"]
+    assert [text.split(" cannot be removed (Permission denied). ")[0][-13:] for text in caplog.messages] == [
+        "step_00000000",
+        "step_00000000",
+    ]
+    (folder / "step_00000003-old").mkdir()
+    assert Checkpoints(tmp_path / "out", 1).find("latest").name == "step_00000003"

@@ -35,7 +35,9 @@ def test_ten_steps_through_loader_cache_checkpoint_and_validation(train, tmp_pat
     assert kept == ["step_00000008", "step_00000010"]
 
     assert [row["epoch"] for row in rows if "validation" in row] == [1, 2, 2]  # after steps 4, 8 and 10, the end
-    folder = tmp_path / "val" / "epoch_2"
+    made = {p.parent.name: json.loads(p.read_text())["step"] for p in (tmp_path / "val").rglob("metrics.json")}
+    assert made == {"epoch_1": 4, "epoch_2": 8, "step_10": 10}
+    folder = tmp_path / "val" / "step_10"
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["clips"] == 2 and metrics["frames"] == 6 and "copy_source" in metrics["floors"]
     for index in range(2):
@@ -92,7 +94,7 @@ def test_half_precision(train, tmp_path):
     )
     for a, b in zip(losses(tmp_path / "fp32"), losses(tmp_path / "bf16"), strict=True):
         assert a["L_total"] == pytest.approx(b["L_total"], rel=0.05)
-    assert (tmp_path / "val" / "epoch_0" / "metrics.json").exists()
+    assert (tmp_path / "val" / "step_2" / "metrics.json").exists()
     state, _ = load_tensors(tmp_path / "bf16" / "checkpoints" / "step_00000002" / "state.safetensors")
     assert {v.dtype for k, v in state.items() if k.startswith("model.")} == {torch.float32}
 
@@ -172,14 +174,36 @@ def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(train, t
     assert not (out / "checkpoints.beyond-2").exists()
 
 
+def test_going_on_in_another_folder_begins_with_a_checkpoint_there(train, tmp_path, monkeypatch):
+    from trainer import train as module
+    from trainer.checkpoint_state import Checkpoints
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    other = {"output_dir": tmp_path / "other", "cache_dir": tmp_path / "out" / "cache"}
+    train(max_steps=2)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "check_finite", killed)
+        train(max_steps=3, resume_from_checkpoint=tmp_path / "out" / "checkpoints" / "step_00000002", **other)
+    found = Checkpoints(tmp_path / "other", 3).find("latest")
+    assert found.name == "step_00000002"
+    states = [load_tensors(f / "checkpoints" / found.name / "state.safetensors")[0] for f in tmp_path.glob("o*")]
+    assert len(states) == 2 and all(states[0][k].equal(states[1][k]) for k in states[0])
+    train(max_steps=3, resume_from_checkpoint="latest", **other)
+    assert [row["step"] for row in read_log(tmp_path / "other" / "log.jsonl")] == [3]
+
+
 def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
-    """Killed in the second of two validations of one epoch, where the first one's metrics lie."""
+    """Killed in a validation whose folder holds the metrics of another one."""
     from trainer.validation import Validator
 
-    sample, file = Validator._sample, tmp_path / "val" / "epoch_1" / "metrics.json"
+    sample, file = Validator._sample, tmp_path / "val" / "step_5" / "metrics.json"
     train(max_steps=4, val_interval=1)
-    assert json.loads(file.read_text())["step"] == 4
-    earlier = file.read_text()
+    earlier = (tmp_path / "val" / "epoch_1" / "metrics.json").read_text()
+    assert json.loads(earlier)["step"] == 4
+    file.parent.mkdir()
+    file.write_text(earlier)
 
     def killed(*given):
         raise KeyboardInterrupt
@@ -195,20 +219,36 @@ def test_a_validation_of_other_weights_is_none(train, tmp_path, monkeypatch):
     before = file.stat().st_mtime_ns
     train(max_steps=5, val_interval=1, resume_from_checkpoint="latest")
     assert file.stat().st_mtime_ns == before, "done is done"
+    assert (tmp_path / "val" / "epoch_1" / "metrics.json").read_text() == earlier
 
 
-def test_validation_that_runs_out_of_memory_names_the_trainers_settings(train, monkeypatch):
-    import torch
-
+def test_running_out_of_memory_names_the_trainers_settings(train, monkeypatch, tmp_path):
     from genprop_core.errors import GenPropError
+    from trainer.encoder import Encoder
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    monkeypatch.setattr("genprop_core.headless_windows.cond.decode_latents", fail)
-    with pytest.raises(GenPropError, match=r"decoding 4 frames .* Go on without it by --val_interval 0") as caught:
-        train(max_steps=1, val_interval=1)
-    assert "--decode-chunk" not in str(caught.value)
+    def said(part, match, **settings):
+        with monkeypatch.context() as patch, pytest.raises(GenPropError, match=match) as caught:
+            patch.setattr(part, fail)
+            train(**settings)
+        assert "\n" not in str(caught.value) and not {"--dtype", "--decode-chunk"} & set(str(caught.value).split())
+
+    without = r".* Go on without it by --val_interval 0"
+    said("trainer.encoder.Encoder.encode", r"encoding the clips.* Use --mixed_precision bf16 or fp16, or a smaller --r")
+    step = "trainer.optimisation.Step.forward"
+    said(step, r"training on 2 x 4 frames.*\. Use --gradient_checkpointing, or --mixed_precision bf16 or fp16, or a sm"
+         r"aller --batch_size with more .*steps, or fewer --num_frames, or a smaller --resolution\.$",
+         batch_size=2, output_dir=tmp_path / "two")
+    again = {"resume_from_checkpoint": "latest", "max_steps": 1, "val_interval": 1, "gradient_checkpointing": True}
+    said(step, r"training on 1 x 4 frames.*\. Use --mixed_precision bf16 or fp16, or fewer", **again)
+    said("genprop_core.headless_windows.cond.decode_latents", "decoding 4 frames" + without, **again)
+    said("genprop_core.offload.Placement.settle", "loading the base, " + without, **again)
+    move = Encoder._move
+    monkeypatch.setattr(Encoder, "_move", lambda self, device: move(self, device) if device == "cpu" else fail())
+    with pytest.raises(GenPropError, match="validating these weights" + without):
+        train(**again)
 
 
 def test_starting_from_an_adapter_file(train, tmp_path):
@@ -237,13 +277,42 @@ def test_deepspeed_gets_the_runs_own_settings(words, monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "1")  # what `accelerate launch` says by default
     args = arguments.parse(words(batch_size=2, gradient_accumulation_steps=3, max_grad_norm=0.25))
     plugin = DeepSpeedPlugin()
-    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin), gradient_accumulation_steps=1)
+    accelerator = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
     assert plugin.is_auto("train_micro_batch_size_per_gpu")
     tell_deepspeed(accelerator, args)
     wanted = {"train_micro_batch_size_per_gpu": 2, "gradient_accumulation_steps": 3, "gradient_clipping": 0.25}
-    assert {name: plugin.get_value(name) for name in wanted} == wanted and accelerator.gradient_accumulation_steps == 3
+    assert {name: plugin.get_value(name) for name in wanted} == wanted
     accelerator.state.deepspeed_plugin = None
     tell_deepspeed(accelerator, args)
+
+
+def test_accelerates_configuration_does_not_override_the_runs_settings(words, monkeypatch, caplog):
+    from accelerate.state import AcceleratorState, GradientState
+
+    from trainer import arguments
+    from trainer.setting_up import make_accelerator
+
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    for configured, wanted, warnings in (("no", "bf16", 0), ("bf16", "bf16", 0), ("bf16", "no", 1)):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", configured)
+        made = make_accelerator(arguments.parse(words(gradient_accumulation_steps=2, mixed_precision=wanted)))
+        assert (made.gradient_accumulation_steps, made.mixed_precision) == (2, wanted)
+        assert sum("own setting counts" in text for text in caplog.messages) == warnings
+    assert "configured for bf16, but the run is in --mixed_precision no" in caplog.messages[-1]
+
+
+def test_the_gradient_norm_is_that_of_all_processes(train, tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    class Share(torch.Tensor):  # as a DTensor: what one process has of it reads as a number, too
+        def full_tensor(self):
+            return torch.tensor(5.0)
+
+    monkeypatch.setattr(Accelerator, "clip_grad_norm_", lambda *given: torch.tensor(1.0).as_subclass(Share))
+    train(max_steps=1)
+    assert read_log(tmp_path / "out" / "log.jsonl")[0]["grad_norm"] == 5.0
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run_before_the_optimiser(train, tmp_path, monkeypatch):

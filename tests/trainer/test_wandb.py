@@ -40,7 +40,7 @@ def test_losses_metrics_sheet_and_videos_are_in_the_offline_run(train, tmp_path,
     for row, expected in zip(run.rows, logged, strict=True):
         assert {k: row[f"train/{k}"] for k in names} == pytest.approx({k: expected[k] for k in names})
 
-    folder = tmp_path / "val" / "epoch_0"
+    folder = tmp_path / "val" / "step_2"
     metrics, last = json.loads((folder / "metrics.json").read_text()), run.rows[-1]
     for prefix, scores in [("validation", metrics["result"])] + [
         (f"floors/{name}", scores) for name, scores in metrics["floors"].items()

@@ -138,8 +138,9 @@ def train(
     provenance |= config
     if found is not None:
         provenance["started_from"] = found.digest
-
-    if found is not None and stage.step == 0:
+    if stage.step:
+        stage.check_began_from(None if found is None else found.digest, start)
+    elif found is not None:
         stage.log(started_from=found.digest)
     without_grad = replace(settings, loss=replace(settings.loss, beta_grad=0.0))
     saved, running, counted = stage.elapsed, {}, 0

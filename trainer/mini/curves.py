@@ -11,6 +11,7 @@ from pathlib import Path
 
 from genprop_core.errors import GenPropError, exit_code
 from genprop_core.files import open_tensors
+from trainer.logs import read_log
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "curves"
 PANELS = (
@@ -22,10 +23,6 @@ PANELS = (
 )
 CONTINUED = "continued"  # the stage's name with this behind it, then _2 and so on: a run that went on from it
 EVERY = 100  # steps whose mean is one point
-
-
-def read(path) -> list[dict]:
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
 def means(rows: list[dict]) -> list[dict]:
@@ -65,7 +62,7 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
         begin = 0
         continued = sorted(Path(folder).glob(f"{stage}_{CONTINUED}*.jsonl"), key=lambda p: (len(p.stem), p.stem))
         for path in [Path(folder) / f"{stage}.jsonl", *continued]:
-            rows = [row for row in read(path) if key in row]
+            rows = [row for row in read_log(path) if key in row]
             if not rows:  # too short a run for one point
                 continue
             axis.plot([begin + r["step"] for r in rows], [r[key] for r in rows], linewidth=1)
@@ -81,8 +78,10 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
 def add(log: Path, curves=FOLDER) -> Path:
     """Adds the log of a finished run of `trainer/train.py` to the curves and draws them; the file that was written.
 
-    Raises GenPropError where the run's adapters are not beside the log, or did not go on from others.
+    Raises GenPropError where there is no log, or the run's adapters are not beside it or did not go on from others.
     """
+    if not Path(log).is_file():
+        raise GenPropError(f"Expected the log of a run at {log}, but there is none. Check the path.")
     adapters = Path(log).parent / "adapters.safetensors"
     if not adapters.exists():
         raise GenPropError(f"Expected the run's adapters.safetensors beside {log}. There are none.")
@@ -90,7 +89,7 @@ def add(log: Path, curves=FOLDER) -> Path:
         started_from = json.loads(file.metadata()["provenance"]).get("started_from")
     if started_from is None:
         raise GenPropError(f"Expected a run that went on from other adapters (--init_adapters), {log} did not.")
-    rows = [{"step": 0, "started_from": started_from}, *means(read(log))]
+    rows = [{"step": 0, "started_from": started_from}, *means(read_log(log))]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     path = Path(curves) / f"{curve_name(curves, 'adapters', text)}.jsonl"
     path.write_text(text, encoding="utf-8")

@@ -11,12 +11,12 @@ from genprop_core.files import load_tensors, open_tensors, save_tensors
 from genprop_core.mini import read_mini, save_mini
 from genprop_core.video_io import write_image, write_video
 from trainer.encoder import weights_digest
+from trainer.logs import read_log
 
 from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
 from .curves import FOLDER, curve_name, plot
 from .shape import new_image_encoder, new_unet
-from .stage import read_log
 
 SAMPLE_FPS = 8
 PACKED = "mini.safetensors"
@@ -31,7 +31,7 @@ def provenance_of(folder, stage: str) -> dict:
     """
     file = Path(folder) / f"{stage}.safetensors"
     if (Path(folder) / f"{stage}.jsonl").exists():
-        return read_log(folder, stage)[-1]
+        return read_log(Path(folder) / f"{stage}.jsonl")[-1]
     shipped, mine = read_mini(MINI_BASE)[0][PARTS[stage]], load_tensors(file)[0]
     if shipped.keys() != mine.keys() or any(not shipped[k].equal(v.to(shipped[k].dtype)) for k, v in mine.items()):
         raise GenPropError(
@@ -45,7 +45,7 @@ def provenance_of(folder, stage: str) -> dict:
 def _decoder_provenance(folder) -> dict | None:
     """What made the decoder where it was trained again: here, or before the shipped VAE was unpacked."""
     if (Path(folder) / f"{DECODER}.safetensors").exists():
-        return read_log(folder, DECODER)[-1]
+        return read_log(Path(folder) / f"{DECODER}.jsonl")[-1]
     if (Path(folder) / "vae.jsonl").exists():
         return None
     with open_tensors(MINI_BASE) as opened:
@@ -161,6 +161,6 @@ def export(folder, assets=ASSETS, curves=FOLDER):
     for stage in (*PARTS, DECODER, "adapters", "long"):
         curve = goes_on.get(stage, stage)
         if (folder / f"{stage}.jsonl").exists():
-            rows = "".join(json.dumps(row) + "\n" for row in read_log(folder, stage))
+            rows = "".join(json.dumps(row) + "\n" for row in read_log(Path(folder) / f"{stage}.jsonl"))
             (curves / f"{curve_name(curves, curve, rows)}.jsonl").write_text(rows, encoding="utf-8")
     plot(curves, curves / "curves.png")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -9,23 +10,30 @@ import torch
 
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
+from trainer.logs import drop_later, read_log
 
 
 class Stage:
     """A training run of `minutes` minutes in all, counted over every resume; or of `steps`, to compare runs fairly.
 
     `progress` goes from 0 to 1 with the time or the steps used; `learning_rate(peak)` warms up over the first 100 steps
-    and decays by a cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file.
+    and decays by a cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file. The log
+    is of the state's run: rows of steps that are done again are dropped, and where there is no state, it is set aside.
     """
 
     def __init__(self, folder, name, minutes, modules, optimizer, ema=None, steps=None):
         self.folder, self.name, self.steps = Path(folder), name, steps
         self.minutes, self.modules, self.optimizer, self.ema = minutes, modules, optimizer, ema
         self.step, self.used = 0, 0.0
-        self.path = self.folder / f"{name}.state.safetensors"
+        self.path, self.rows = self.folder / f"{name}.state.safetensors", self.folder / f"{name}.jsonl"
         self._mark = time.monotonic()
         if self.path.exists():
             self._load()
+        if self.rows.exists():
+            if self.path.exists():
+                drop_later(self.rows, self.step)
+            else:  # of a run that was killed before it was saved, or whose state was removed
+                os.replace(self.rows, self.rows.with_name(f"{name}.before.jsonl"))
 
     @property
     def elapsed(self):
@@ -56,18 +64,20 @@ class Stage:
     def log(self, **values):
         row = {"step": self.step, "minutes": round(self.elapsed / 60, 2), **values}
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / f"{self.name}.jsonl", "a", encoding="utf-8") as file:
+        with open(self.rows, "a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
 
-    def check_began_from(self, digest: str, start) -> None:
-        """Raises GenPropError where the run of this folder, by its log, began from other weights than `start`'s."""
-        rows = read_log(self.folder, self.name) if (self.folder / f"{self.name}.jsonl").exists() else []
-        begun = next((row["started_from"] for row in reversed(rows) if "started_from" in row), digest)
-        if begun != digest:
+    def check_began_from(self, digest: str | None, start) -> None:
+        """Raises GenPropError where the run of this folder, by its log, began from other weights than `start`'s. None:
+        from fresh ones."""
+        rows = read_log(self.rows)
+        begun = next((row["started_from"] for row in reversed(rows) if "started_from" in row), None)
+        if rows and begun != digest:
+            wanted = "fresh weights" if digest is None else f"{start} ({digest})"
             raise GenPropError(
-                f"Expected to go on with a run that began from {start} ({digest}), but that in {self.folder} began "
-                f"from {begun}. Remove the files {self.name}.* there to begin anew."
+                f"Expected to go on with a run that began from {wanted}, but that in {self.folder} began from "
+                f"{begun or 'fresh weights'}. Remove the files {self.name}.* there to begin anew."
             )
 
     def save(self):
@@ -123,9 +133,3 @@ class EMA:
     def copy_to(self, parameters=None):
         for parameter, shadow in zip(parameters or self.parameters, self.shadow):
             parameter.copy_(shadow)
-
-
-def read_log(folder, name) -> list[dict]:
-    """The rows a stage has logged so far."""
-    text = (Path(folder) / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
