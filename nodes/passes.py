@@ -11,7 +11,8 @@ from comfy.patcher_extension import WrappersMP
 from ..genprop_core import edm
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.sampler import MASK_STEPS
-from .control import GenPropControl, MaskRecorder, patch_model
+from .control import GenPropControl, patch_model
+from .mask_recorder import MaskRecorder
 from .sockets import EncodedCondition, Segment
 
 COMPILE_KEY = "torch.compile"
@@ -65,7 +66,7 @@ def sample_pass(model, condition: EncodedCondition, segment: Segment, settings: 
     sigmas = comfy.samplers.KSampler(patched, steps, patched.load_device, *names, 1.0).sigmas
     below = float(sigmas[-1 - min(MASK_STEPS, len(sigmas) - 1)])
     recorder = MaskRecorder(condition.adapters, len(segment.frames), below)
-    patched.set_model_output_block_patch(recorder)
+    recorder.attach(patched)
     positive, negative = conditioning(condition, segment, control)
     empty = torch.zeros(condition.latent_shape(len(segment.frames)), device=mm.intermediate_device())
     made = comfy.sample.sample(
@@ -82,7 +83,7 @@ def mask_pass(model, condition: EncodedCondition, segment: Segment, latents) -> 
     patched = patch_model(model, [control])
     patched.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)  # a compiled UNet may leave patches out
     recorder = MaskRecorder(condition.adapters, len(segment.frames), edm.SIGMA_MIN)
-    patched.set_model_output_block_patch(recorder)
+    recorder.attach(patched)
     positive, negative = conditioning(condition, segment, control)
 
     def once(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):
