@@ -16,8 +16,9 @@ SCALE_ROUNDED = 0.02  # of a VAE's scale, which ComfyUI keeps in the VAE's dtype
 
 
 def channels_first(image: torch.Tensor) -> torch.Tensor:
-    """IMAGE [T,H,W,C] -> [T,3,H,W], without alpha."""
-    return image[..., :3].movedim(-1, 1).float()
+    """IMAGE [T,H,W,C] -> [T,3,H,W], without alpha; one channel of grey becomes three."""
+    image = image[..., :3] if image.shape[-1] > 2 else image[..., :1].expand(*image.shape[:-1], 3)
+    return image.movedim(-1, 1).float()
 
 
 def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[int, int]:
