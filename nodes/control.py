@@ -99,7 +99,13 @@ class GenPropControl(ControlBase):
         return guide_edit_only(denoised, args["cond_denoised"], edited[0].to(denoised.device), self.injection_strength)
 
     def _check(self, index, x_noisy, batched_number):
-        """Raises GenPropError for latents that are not these frames': core would only log and go on."""
+        """Raises GenPropError for latents that are not these frames', which core would only log, or elsewhere."""
+        home = next(self.adapters.patcher.model.parameters()).device
+        if x_noisy.device != home:
+            raise GenPropError(
+                f"Expected a MODEL on {home}, where the adapters are, got one on {x_noisy.device}. Put Select Model "
+                "Device before GenProp Apply."
+            )
         own = self.segment.condition.source.shape[1:]  # T,4,h,w
         expected, got = (batched_number * len(index), *own[1:]), tuple(x_noisy.shape)
         if got != expected:
