@@ -1,5 +1,8 @@
 """Clips in and out of GenProp Propagate: an IMAGE batch, or a VIDEO whose frames stay bytes from end to end."""
+import os
 import uuid
+import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +20,24 @@ from .encoding import channels_first
 
 NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
 NO_VIDEO = "The source is an IMAGE, so the result is at the IMAGE output. Use Create Video there for a video."
+
+
+class TemporaryPath(str):
+    """The path of a file that is removed with the last one who holds this very string.
+
+    A VIDEO of ComfyUI holds the path it was given, and hands the same on to the parts that Video Slice takes of it.
+    """
+
+    @classmethod
+    def of(cls, path) -> "TemporaryPath":
+        made = cls(path)
+        weakref.finalize(made, _remove, os.fspath(path))
+        return made
+
+
+def _remove(path):
+    with suppress(OSError):  # gone, or open still on Windows: ComfyUI empties the folder at its next start
+        os.remove(path)
 
 
 @dataclass(frozen=True)
@@ -46,13 +67,14 @@ class Clip:
                 check_encoder()  # what the result is written with
                 return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, video.pixel_aspect)
         parts = source.get_components()
-        frames = torch.stack([as_bytes(frame[..., :3]) for frame in parts.images])
-        return cls(frames.movedim(-1, 1), parts.frame_rate, None, parts.audio)
+        frames = torch.cat([as_bytes(channels_first(frame[None])).cpu() for frame in parts.images])
+        return cls(frames, parts.frame_rate, None, parts.audio)
 
     def video(self, frames):
         """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio, and notes for the user.
 
-        Of a file: a file among ComfyUI's temporary ones, with the audio track copied as it is.
+        Of a file: a file among ComfyUI's temporary ones, with the audio track copied as it is. It goes with the VIDEO,
+        once ComfyUI keeps neither that nor a part of it.
         """
         pictures = frames.movedim(1, -1)
         if self.path is None:
@@ -63,7 +85,7 @@ class Clip:
         notes = write_with_sound(
             path, lambda: unless_cancelled(pictures), self.fps, self.path, pixel_aspect=self.pixel_aspect
         )
-        return InputImpl.VideoFromFile(str(path)), tuple(notes)
+        return InputImpl.VideoFromFile(TemporaryPath.of(path)), tuple(notes)
 
 
 def unless_cancelled(items):

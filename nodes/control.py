@@ -1,4 +1,4 @@
-"""Native patching: GenProp's injection as a ComfyUI control, and the recorder that reads the mask on the way.
+"""Native patching: GenProp's injection as a ComfyUI control.
 
 A control brings scheduling, chaining with ControlNets, clean-up and memory accounting; core loads and offloads what
 `get_models` names. Both branches of the guidance carry the same control, so core may batch them or run them apart.
@@ -12,15 +12,19 @@ from comfy.patcher_extension import CallbacksMP
 from ..genprop_core import edm
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.sampler import guide_edit_only
+from .mask_recorder import frames_of_call
 from .sockets import Adapters, Segment
 
 KEY = "genprop"
 
 
-def _window(transformer_options, frames):
-    """Indices of the frames in this call: all of them, unless a context window is at work."""
-    window = transformer_options.get("context_window")
-    return list(range(frames)) if window is None else list(window.index_list)
+def without_keyframe(image, branches) -> torch.Tensor:
+    """Which branches of a call are SVD's empty one: bools [branches], True where the image condition is all zero.
+
+    image: [branches*T,4,h,w]. A branch's number does not tell it: guiders of three branches or of two models, and
+    patches that run a branch once more, have numbers of their own. Nothing here waits for the device.
+    """
+    return (image == 0).reshape(branches, -1).all(dim=1)
 
 
 class GenPropControl(ControlBase):
@@ -59,11 +63,14 @@ class GenPropControl(ControlBase):
         previous = None
         if self.previous_controlnet is not None:
             previous = self.previous_controlnet.get_control(x_noisy, t, cond, batched_number, transformer_options)
+        index, anchors = frames_of_call(transformer_options, len(self.segment.frames))
+        if anchors and "num_video_frames" in cond:
+            cond["num_video_frames"] = len(index)  # core leaves the frame of its causal fix out of the count
         if not self.counts_at(t):
             return previous
-        index = self._check(x_noisy, batched_number, transformer_options)
+        self._check(index, x_noisy, batched_number)
         c_noise = edm.scalings(t[:1].float())[3].to(x_noisy.device)
-        drop = torch.tensor([branch == 1 for branch in transformer_options["cond_or_uncond"]], device=x_noisy.device)
+        drop = without_keyframe(cond["c_concat"], batched_number).to(x_noisy.device)
         if self.segment.features.injected is None:
             taps = self._fused(x_noisy, t, cond, index, c_noise, drop)
         else:
@@ -91,10 +98,15 @@ class GenPropControl(ControlBase):
             return denoised
         return guide_edit_only(denoised, args["cond_denoised"], edited[0].to(denoised.device), self.injection_strength)
 
-    def _check(self, x_noisy, batched_number, transformer_options):
-        """Frame indices of this call. Raises GenPropError for other latents: core would only log and go on."""
+    def _check(self, index, x_noisy, batched_number):
+        """Raises GenPropError for latents that are not these frames', which core would only log, or elsewhere."""
+        home = next(self.adapters.patcher.model.parameters()).device
+        if x_noisy.device != home:
+            raise GenPropError(
+                f"Expected a MODEL on {home}, where the adapters are, got one on {x_noisy.device}. Put Select Model "
+                "Device before GenProp Apply."
+            )
         own = self.segment.condition.source.shape[1:]  # T,4,h,w
-        index = _window(transformer_options, own[0])
         expected, got = (batched_number * len(index), *own[1:]), tuple(x_noisy.shape)
         if got != expected:
             frames, size = got[0] // batched_number, f"{got[-1] * 8}x{got[-2] * 8}"
@@ -102,7 +114,6 @@ class GenPropControl(ControlBase):
                 f"Expected latents of {len(index)} frames at {own[3] * 8}x{own[2] * 8}, as this GenProp condition was "
                 f"encoded, got {frames} at {size}. Use GenProp Apply's latent, or encode the condition at that size."
             )
-        return index
 
     def _features(self, device):
         if self.on_device is not None:
@@ -164,41 +175,3 @@ def patch_model(model: ModelPatcher, controls) -> ModelPatcher:
 
     patched.add_callback_with_key(CallbacksMP.ON_CLEANUP, KEY, release)
     return patched
-
-
-class MaskRecorder:
-    """Output block patch that decodes the mask from the conditional branch, averaged over the noise levels it sees.
-
-    below: only noise levels up to this one count. It reads `h` on entry to the first output block of the last level,
-    which is the penultimate up block's output in diffusers' words.
-    """
-
-    def __init__(self, adapters: Adapters, frames: int, below: float):
-        base = adapters.base
-        self.block = (len(base.block_out_channels) - 1) * (base.layers_per_block + 1)
-        self.module, self.frames, self.below = adapters.patcher.model, frames, below * (1 + 1e-4)
-        self.levels = {}  # noise level -> {frame: probabilities of every call}
-
-    def __call__(self, h, hsp, transformer_options):
-        if transformer_options["block"] == ("output", self.block):
-            self.record(h, transformer_options)
-        return h, hsp
-
-    def record(self, h, transformer_options):
-        sigma, branches = float(transformer_options["sigmas"][0]), transformer_options["cond_or_uncond"]
-        if sigma > self.below or 0 not in branches:
-            return
-        features = h.chunk(len(branches))[branches.index(0)]
-        index = _window(transformer_options, self.frames)
-        made = self.module.mpd(features, len(features))[0].float().sigmoid().cpu()  # [T,1,h,w]
-        level = self.levels.setdefault(sigma, {})
-        for frame, probability in zip(index, made):
-            level.setdefault(frame, []).append(probability)
-
-    def probability(self) -> torch.Tensor | None:
-        """[T,1,h,w] float32, or None when nothing was seen: a compiled UNet may leave patches out."""
-        if not self.levels:
-            return None
-        frames = range(self.frames)
-        means = [torch.stack([torch.stack(level[f]).mean(0) for f in frames]) for level in self.levels.values()]
-        return torch.stack(means).mean(0)

@@ -22,6 +22,12 @@ def _stamp(path):
     return f"{facts.st_size}-{facts.st_mtime_ns}"
 
 
+def _names():
+    """All that can be chosen: the bundled adapters, and those in models/genprop."""
+    found = folder_paths.get_filename_list(MODELS_FOLDER)
+    return [BUNDLED, *(name for name in found if name.lower().endswith(".safetensors"))]
+
+
 def _adapters_path(name):
     """Where an entry of the list is; where it would be, if it is gone."""
     if name == BUNDLED:
@@ -34,7 +40,6 @@ def _adapters_path(name):
 class GenPropLoadAdapters(io.ComfyNode):
     @classmethod
     def define_schema(cls):
-        names = [n for n in folder_paths.get_filename_list(MODELS_FOLDER) if n.lower().endswith(".safetensors")]
         return io.Schema(
             node_id="GenPropLoadAdapters",
             display_name="GenProp Load Adapters",
@@ -42,7 +47,7 @@ class GenPropLoadAdapters(io.ComfyNode):
             description="Loads GenProp adapters (source encoder, injections and mask decoder) from models/genprop.",
             inputs=[
                 io.Combo.Input(
-                    "adapters_name", options=[BUNDLED, *names], default=BUNDLED,
+                    "adapters_name", options=_names(), default=BUNDLED,
                     tooltip="A .safetensors file in models/genprop, or the adapters of the bundled mini.",
                 ),
             ],
@@ -51,7 +56,8 @@ class GenPropLoadAdapters(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, adapters_name):
-        return _stamp(_adapters_path(adapters_name))
+        names = _names() if adapters_name is None else [adapters_name]  # None: a link, whose value comes later
+        return " ".join(_stamp(_adapters_path(name)) for name in names)
 
     @classmethod
     def execute(cls, adapters_name) -> io.NodeOutput:

@@ -1,4 +1,6 @@
 """Adapters under ComfyUI's memory management, and the check that a MODEL is the SVD they were made for."""
+from dataclasses import replace
+
 import comfy.model_base
 import comfy.model_management as mm
 import comfy.utils
@@ -18,6 +20,8 @@ class WholePatcher(ModelPatcher):
     the device when it is called; the adapters' plain layers cannot be moved so."""
 
     def partially_load(self, device_to, extra_memory=0, force_patch_weights=False):
+        if self.model.model_loaded_weight_memory > 0 and self.model.device != device_to:
+            self.unpatch_model(self.offload_device)  # of a clone for another device: core takes them for loaded
         return super().partially_load(device_to, 1e32, force_patch_weights)  # core's own word for all of it
 
     def partially_unload(self, *args, **kwargs):
@@ -38,6 +42,17 @@ def open_adapters(path) -> Adapters:
     file = load_adapters(path, compute_dtype(device))
     file.adapters.requires_grad_(False)
     return Adapters(file, WholePatcher(file.adapters, load_device=device, offload_device=mm.unet_offload_device()))
+
+
+def on_device_of(model, adapters: Adapters) -> Adapters:
+    """The adapters for the device that a MODEL is loaded on, which Select Model Device may have changed. The weights
+    are the same ones: they move when they are loaded."""
+    patcher = adapters.patcher
+    if patcher.load_device == model.load_device:
+        return adapters
+    patcher = patcher.clone()
+    patcher.load_device = model.load_device
+    return replace(adapters, patcher=patcher)
 
 
 def check_model(model, adapters: Adapters) -> None:

@@ -11,7 +11,9 @@ from comfy.patcher_extension import WrappersMP
 from ..genprop_core import edm
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.sampler import MASK_STEPS
-from .control import GenPropControl, MaskRecorder, patch_model
+from .control import GenPropControl, patch_model
+from .mask_recorder import MaskRecorder
+from .memory import on_device_of
 from .sockets import EncodedCondition, Segment
 
 COMPILE_KEY = "torch.compile"
@@ -57,7 +59,8 @@ def guide(model, low: float, high: float) -> None:
 def sample_pass(model, condition: EncodedCondition, segment: Segment, settings: Sampling, seed, noise, callback):
     """(latents [T,4,h,w], mask probability [T,1,h,w]) of one segment. noise: unit noise [T,4,h,w]; seed: for samplers
     that draw more; callback(step, x0, x, steps) is called after every step."""
-    control = GenPropControl(condition.adapters, segment, settings.strength, settings.start, settings.end)
+    adapters = on_device_of(model, condition.adapters)
+    control = GenPropControl(adapters, segment, settings.strength, settings.start, settings.end)
     patched = patch_model(model, [control])
     guide(patched, settings.min_guidance, settings.max_guidance)
     patched.set_model_sampler_post_cfg_function(control.guide_edit_only)
@@ -65,7 +68,7 @@ def sample_pass(model, condition: EncodedCondition, segment: Segment, settings: 
     sigmas = comfy.samplers.KSampler(patched, steps, patched.load_device, *names, 1.0).sigmas
     below = float(sigmas[-1 - min(MASK_STEPS, len(sigmas) - 1)])
     recorder = MaskRecorder(condition.adapters, len(segment.frames), below)
-    patched.set_model_output_block_patch(recorder)
+    recorder.attach(patched)
     positive, negative = conditioning(condition, segment, control)
     empty = torch.zeros(condition.latent_shape(len(segment.frames)), device=mm.intermediate_device())
     made = comfy.sample.sample(
@@ -78,11 +81,11 @@ def sample_pass(model, condition: EncodedCondition, segment: Segment, settings: 
 
 def mask_pass(model, condition: EncodedCondition, segment: Segment, latents) -> torch.Tensor:
     """The mask's probability [T,1,h,w] by one UNet pass at the lowest noise level on finished latents [T,4,h,w]."""
-    control = GenPropControl(condition.adapters, segment)
+    control = GenPropControl(on_device_of(model, condition.adapters), segment)
     patched = patch_model(model, [control])
     patched.remove_wrappers_with_key(WrappersMP.APPLY_MODEL, COMPILE_KEY)  # a compiled UNet may leave patches out
     recorder = MaskRecorder(condition.adapters, len(segment.frames), edm.SIGMA_MIN)
-    patched.set_model_output_block_patch(recorder)
+    recorder.attach(patched)
     positive, negative = conditioning(condition, segment, control)
 
     def once(denoiser, x, sigmas, extra_args=None, callback=None, disable=None):

@@ -8,7 +8,7 @@ from comfy_api.latest import io
 from ..genprop_core.errors import GenPropError
 from . import inputs
 from .control import GenPropControl, patch_model
-from .memory import check_model
+from .memory import check_model, on_device_of
 from .passes import Sampling, conditioning, join, sample_pass
 from .sockets import CATEGORY, ConditionSocket, Features, FeaturesSocket
 
@@ -85,7 +85,7 @@ class GenPropApply(io.ComfyNode):
                 "Sampler runs backward from a keyframe. Use that node, or a keyframe of the first frame."
             )
         segment = condition.segments[0]
-        control = GenPropControl(condition.adapters, segment, strength, start_percent, end_percent)
+        control = GenPropControl(on_device_of(model, condition.adapters), segment, strength, start_percent, end_percent)
         positive, negative = conditioning(condition, segment, control)
         empty = torch.zeros(condition.latent_shape(len(segment.frames)), device=mm.intermediate_device())
         patched = patch_model(model, [control])

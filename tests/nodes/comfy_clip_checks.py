@@ -1,5 +1,7 @@
 """What the nodes for whole clips must show inside ComfyUI."""
 from fractions import Fraction
+from pathlib import Path
+from unittest import mock
 
 import comfy_shared as c
 import numpy as np
@@ -199,6 +201,52 @@ def check_propagate_of_a_video(pack):
     assert difference < 0.03  # once through H.264
     blocked = propagate(pack, source=long_source(pack), **given)[1]
     assert isinstance(blocked, ExecutionBlocker) and "IMAGE output" in blocked.message
+
+
+def check_a_temporary_video_goes_with_the_last_who_needs_it(pack):
+    """It stays for Save Video while ComfyUI keeps the VIDEO or a slice of it, also when it is saved twice."""
+    import gc
+    import weakref
+
+    import folder_paths
+    from comfy_api.latest import InputImpl
+
+    source = pack.folder / "for_temp.mp4"
+    write_with_audio(source, (long_source(pack)[:5] * 255).round().to(torch.uint8))
+    kept = InputImpl.VideoFromFile(str(source))
+    video = propagate(pack, source=kept, given=keyframes(pack, 0), steps=1, window=25)[1]
+    path = Path(video.get_stream_source())
+    assert path.is_file() and path.parent == Path(folder_paths.get_temp_directory())
+    for _ in range(2):
+        _save_video(pack, video)
+    holders = [video]
+    if hasattr(video, "as_trimmed"):  # not in ComfyUI 0.3
+        holders.append(video.as_trimmed(0, 0.2, strict_duration=False))
+        holders.append(holders[-1].as_trimmed(0, 0.1, strict_duration=False))
+    del video
+    while holders:
+        gc.collect()
+        assert path.is_file()
+        _save_video(pack, holders[-1])
+        gone = weakref.ref(holders.pop(0))
+        assert gone() is None
+    gc.collect()
+    assert not path.exists() and source.is_file()
+
+
+def _save_video(pack, video):
+    """By ComfyUI's own node, into the output folder."""
+    import folder_paths
+    from comfy.cli_args import args
+    from comfy_api.latest import io
+
+    folder = Path(folder_paths.get_output_directory())
+    before = set(folder.rglob("*.mp4"))
+    codec = {"codec": "auto"} if hasattr(io, "DynamicCombo") else "auto"  # ComfyUI 0.3 has plain lists
+    with mock.patch.object(args, "disable_metadata", True):
+        pack.core_node("nodes_video", "SaveVideo", video, filename_prefix="genprop", format="mp4", codec=codec)
+    (new,) = set(folder.rglob("*.mp4")) - before
+    assert new.stat().st_size > 1000
 
 
 def check_propagate_tells_of_uneven_timing(pack):

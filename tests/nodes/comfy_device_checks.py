@@ -1,12 +1,13 @@
 """The nodes where ComfyUI computes on another device than the CPU: what a GPU refuses is found without one."""
 import sys
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from unittest import mock
 
 import torch
 from comfy_clip_checks import keyframes, long_source, propagate
-from comfy_shared import apply, clip, condition, encode, ksampler, mini, reference, relative, sampler
+from comfy_shared import apply, clip, condition, encode, ksampler, mini, reference, refuses, relative, sampler
 
 MEMORY = 1 << 40
 
@@ -83,7 +84,9 @@ def check_adapters_are_loaded_whole_where_memory_is_short(pack):
 
 
 def check_pictures_that_lie_on_another_device(pack):
-    """As with --gpu-only, where VAE Decode and Load Image leave theirs there."""
+    """As with --gpu-only, where VAE Decode and Load Image leave theirs there, and Create Video holds them."""
+    from comfy_api.latest import InputImpl, Types
+
     source, given = long_source(pack), keyframes(pack, 0)
     mask = torch.zeros(1, *source.shape[1:3])
     mask[:, 30:66, 30:66] = 1
@@ -95,13 +98,43 @@ def check_pictures_that_lie_on_another_device(pack):
             with torch.inference_mode():  # as in a server
                 picture = given[0][1].movedim(0, -1)[None].to(device)
                 away, of_clip, region = source.to(device), clip(pack)[0].to(device), mask.to(device)
+                parts = Types.VideoComponents(images=source[:5].to(device), frame_rate=Fraction(8))
             given = pack.run("GenPropKeyframes", image=picture, frame_index=0)[0]
             made = propagate(pack, mini(pack)["model"], source=away, given=given, mask=region, **settings)
+            video = InputImpl.VideoFromComponents(parts)
+            film = propagate(pack, mini(pack)["model"], source=video, given=given, steps=1)[1].get_components().images
             hidden = encode(pack, source=of_clip, mask=mask)
         finally:
             _forget()
     assert (made[0] - wanted[0]).abs().mean() < 1e-3 and (made[2] - wanted[2]).abs().mean() < 1e-3
+    assert film.shape == source[:5].shape and film.device.type == "cpu" and (film - source[:5]).abs().mean() < 0.1
     assert torch.is_tensor(hidden.segments[0].condition.source)
+
+
+def check_a_model_on_a_device_of_its_own(pack):
+    """As by Select Model Device: the adapters follow the MODEL, and go back where the next condition is encoded."""
+    with torch.inference_mode():
+        model, (expected, mask) = mini(pack)["model"], reference(pack, 2)
+    with elsewhere(pack) as device:
+        _forget()
+        try:
+            given = encode(pack)
+            adapters = given.adapters.patcher.model
+            for _ in range(2):
+                assert {p.device for p in adapters.parameters()} == {device}
+                samples, features = sampler(pack, model, given, steps=2)
+                assert {p.device.type for p in adapters.parameters()} == {"cpu"}
+                assert relative(samples, expected) < 1e-3 and relative(features.probability, mask) < 1e-3
+                patched, *rest = apply(pack, model, given)
+                assert relative(ksampler(pack, patched, *rest, steps=2), expected) < 1e-3
+                encode(pack, adapters=given.adapters)
+            late, *rest = apply(pack, mini(pack)["model"], given)
+            late = late.clone()
+            late.model, late.load_device, late.offload_device = model.model, model.load_device, model.offload_device
+            refuses("MODEL on meta:0, where the adapters are, got one on cpu. Put Select Model Device before", ksampler,
+                    pack, late, *rest, steps=1)  # fmt: skip
+        finally:
+            _forget()
 
 
 def check_the_mini_has_one_precision_with_dynamic_vram(pack):

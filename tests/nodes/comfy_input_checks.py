@@ -157,3 +157,36 @@ def check_a_keyframe_that_lies_the_other_way_is_told_so(pack):
     tall = torch.zeros(1, 96, 64, 3)
     refuses(r"\(96x64\), got 64x96\. .* it is stored turned: export it again", encode, pack,
             source=torch.zeros(8, 64, 96, 3), keyframe=tall)  # fmt: skip
+
+
+def check_a_linked_adapters_name_has_a_stamp(pack):
+    """Core asks for it without the value. It stays while the files do, so that nothing runs again."""
+    import asyncio
+
+    import execution
+
+    folder = pack.folder / "models" / "genprop"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "stamped.safetensors"
+    file.write_bytes((pack.folder / "adapters.safetensors").read_bytes())
+
+    def stamp():
+        node = {"class_type": "GenPropLoadAdapters", "inputs": {"adapters_name": ["2", 0]}}
+        prompt = type("Prompt", (), {"get_node": lambda self, key: node})()
+        return asyncio.run(execution.IsChangedCache("prompt", prompt, None).get("1"))
+
+    first = stamp()
+    assert isinstance(first, list) and stamp() == first, first  # it is a NaN after an error
+    file.write_bytes(b"other")
+    assert stamp() != first
+    file.unlink()
+
+
+def check_grey_pictures(pack):
+    """Of one channel, as nodes that read depth or masks make them: taken as grey."""
+    source, keyframe = (picture[..., :1] for picture in clip(pack))
+    grey, wanted = (encode(pack, source=s, keyframe=k).segments[0].condition
+                    for s, k in ((source, keyframe), (source.expand(-1, -1, -1, 3), keyframe.expand(-1, -1, -1, 3))))
+    assert torch.equal(grey.source, wanted.source) and torch.equal(grey.image_latents, wanted.image_latents)
+    whole = pack.run("GenPropComposite", source=source, result=source, mask=torch.ones(1, 128, 128))[0]
+    assert whole.shape == (8, 128, 128, 3)

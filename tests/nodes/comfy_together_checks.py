@@ -1,4 +1,4 @@
-"""GenProp's control inside ComfyUI: beside LoRAs, other controls, compilation and context windows; in both forms."""
+"""GenProp's control inside ComfyUI: beside LoRAs, other controls and compilation; in both forms."""
 
 import comfy_shared
 import torch
@@ -89,28 +89,6 @@ def check_compiled(pack):
     assert relative(ksampler(pack, late, positive, negative, latent), wanted) < 1e-4
 
 
-def check_context_window(pack):
-    """The control gives each context window its own frames."""
-    model, positive, negative, latent = apply(pack)
-    control = positive[0][1]["control"]
-
-    class Window:
-        index_list = [1, 2, 3, 4]
-
-    t = torch.full((8,), 2.0)
-    with torch.inference_mode():
-        whole = control.get_control(torch.zeros(8, 4, 16, 16), t, {}, 1, {"cond_or_uncond": [0]})["input"]
-        part = control.get_control(torch.zeros(8, 4, 16, 16), t, {}, 2,
-                                   {"cond_or_uncond": [1, 0], "context_window": Window})["input"]  # fmt: skip
-    control.release()
-    assert [f is None for f in whole] == [f is None for f in part] and any(f is not None for f in whole)
-    *deeper, first = zip(whole, part)  # core pops from the end
-    for a, b in deeper:
-        assert a is None or torch.equal(torch.cat([a[1:5]] * 2), b)
-    a, b = first  # the empty branch, which has no keyframe, is not shown the source
-    assert a.any() and torch.equal(torch.cat([torch.zeros_like(a[1:5]), a[1:5]]), b)
-
-
 def check_a_clone_keeps_the_control(pack):
     """Nodes behind GenProp Apply clone its MODEL: what the guidance asks has to be the control that core runs."""
     patched, positive, *rest = apply(pack, end_percent=0.5)
@@ -131,9 +109,10 @@ def check_fresh_tensors_every_call(pack):
     """control_merge and the UNet change what they get in place."""
     control = apply(pack)[1][0][1]["control"]
     stored, options = [f.clone() for f in control.segment.features.injected], {"cond_or_uncond": [0]}
+    noisy, picture = torch.zeros(8, 4, 16, 16), {"c_concat": torch.ones(8, 4, 16, 16)}
     with torch.inference_mode():
         for _ in range(2):
-            for tap in control.get_control(torch.zeros(8, 4, 16, 16), torch.full((8,), 2.0), {}, 1, options)["input"]:
+            for tap in control.get_control(noisy, torch.full((8,), 2.0), picture, 1, options)["input"]:
                 if tap is not None:
                     tap.mul_(0)
     control.release()
