@@ -19,7 +19,8 @@ class Beside:
     """`Companions` along a run of windows, each frame once. view: as in `window_chain.Chain`."""
 
     def __init__(self, view):
-        self.view, self.companions, self.known, self.given, self.shades = view, None, {}, {}, {}
+        self.view, self.companions = view, None
+        self.known, self.shades, self.given = {}, {}, {}  # by place in the run, of the latest window's frames
 
     def laid(self, frames, source, mask, ahead, start: int, step) -> torch.Tensor:
         """A window's frames [n,3,H,W] in [0,1] with what is hidden of the companions.
@@ -33,7 +34,9 @@ class Beside:
             step()
             self._advance(source[n], mask[n : n + 1], ahead, start + n)
             self.known[start + n], self.shades[start + n] = self.companions.whole(), self.companions.shades()
-        self.known = {place: known for place, known in self.known.items() if place >= start}
+        self.known, self.shades = (
+            {place: of for place, of in kept.items() if place >= start} for kept in (self.known, self.shades)
+        )
         changed = with_missed(mask, frames, source)  # some of what is in sight may have been taken for the edit
         shown = alpha(changed, CLOSE, CLOSE)
         self.given = {place: (picture, share * shown[place - start]) for place, (picture, share) in self.known.items()}

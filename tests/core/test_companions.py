@@ -282,6 +282,17 @@ def test_it_can_be_stopped_between_frames():
     assert len(count) == 3
 
 
+def test_no_more_is_kept_than_a_window():
+    source, _, squares = crossing()
+    beside = Beside(View(as_bytes(source), plan_fit(SIZE, SIZE, 8), None, "replace", False))
+    dark = [torch.zeros(1, SIZE, SIZE, dtype=torch.uint8)] * FRAMES
+    ahead = SimpleNamespace(companions=[(square & ~HIDDEN)[None] for square in squares], darkness=dark)
+    for start in (0, 5):
+        mask = HIDDEN.float().expand(8, 1, -1, -1)
+        beside.laid(source[start : start + 8], source[start : start + 8], mask, ahead, start, lambda: None)
+        assert set(beside.known) == set(beside.shades) == set(range(start, start + 8))
+
+
 def test_the_clean_plate_leaves_them_where_they_are():
     """It knows of the backdrop alone."""
     source, target, squares = crossing(speed=6.5)
