@@ -29,8 +29,11 @@ class Ahead:
         self.view, self.followed, self.order = view, followed, order
         frame, keyframe = followed.frames(order[:1])[0], followed.keyframe(keyframes[order[0]])
         self.tracking = Tracking(frame, keyframe, moving, order[0], view.fit.size)
-        self.outlines, self.others, self.motions = [self.tracking.outline()], [self.tracking.others()], [None]
-        self.companions, self.darkness = [self.tracking.companions()], [self.tracking.darkness()]
+        first = self.tracking.outline()
+        # each in one piece for the whole run: many small ones between the models' large ones would scatter memory
+        self.outlines, self.others, self.companions = (first.new_zeros(len(order), *first.shape) for _ in range(3))
+        self.darkness, self.motions = torch.zeros(len(order), *first.shape, dtype=torch.uint8), []
+        self._keep(None)
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
@@ -41,16 +44,19 @@ class Ahead:
 
         step() is called before every frame that is new; what it raises stops the work.
         """
-        for index in self.order[len(self.outlines) : start + count]:
+        for index in self.order[len(self.motions) : start + count]:
             step()
             self.tracking.advance(self.followed.frames([index])[0], index)
-            self.outlines.append(self.tracking.outline())
-            self.others.append(self.tracking.others())
-            self.companions.append(self.tracking.companions())
-            self.darkness.append(self.tracking.darkness())
-            self.motions.append(self.tracking.camera_motion())
+            self._keep(self.tracking.camera_motion())
         window = slice(start, start + count)
-        return as_region(torch.stack(self.outlines[window]), torch.stack(self.others[window]), self.view.fit.size)
+        return as_region(self.outlines[window], self.others[window], self.view.fit.size)
+
+    def _keep(self, motion) -> None:
+        """What `Tracking` says of the frame that it stands at, which is the first that nothing is kept of."""
+        at, tracking = len(self.motions), self.tracking
+        self.outlines[at], self.others[at] = tracking.outline(), tracking.others()
+        self.companions[at], self.darkness[at] = tracking.companions(), tracking.darkness()
+        self.motions.append(motion)
 
 
 def without_rim(outline: torch.Tensor) -> torch.Tensor:
