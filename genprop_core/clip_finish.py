@@ -55,13 +55,17 @@ def full_mask(view, made, found, index: int, refine: bool = False) -> torch.Tens
 
 def companions_of(view, made, region, index: int) -> torch.Tensor:
     """Where something else that moves was put behind the removed thing in a frame, float [1,1,H,W] of the source's."""
-    there = view.fit.undo_mask(made.companions[index : index + 1])
-    return there if region is None else as_float(region.place(as_bytes(there), start=index))
+    return _placed(view, made.companions[index : index + 1].float(), region, index)
 
 
 def shades_of(view, made, region, index: int) -> torch.Tensor:
     """How much of the light the shadows take of what was put so, float [1,1,H,W] of the source's."""
-    there = view.fit.undo_mask(as_float(made.shades[index : index + 1]))
+    return _placed(view, as_float(made.shades[index : index + 1]), region, index)
+
+
+def _placed(view, there, region, index: int) -> torch.Tensor:
+    """A map [1,1,h,w] in [0,1] of what a frame was made at, at the source's size."""
+    there = view.fit.undo_mask(there)
     return there if region is None else as_float(region.place(as_bytes(there), start=index))
 
 

@@ -165,25 +165,26 @@ class Companions:
                 one.shape += (NEW if one.whole else 1) * (outline - one.shape)
                 one.whole = True
                 there |= outline
-                if dark is not None:
-                    self._shade(one, dark)
+                self._shade(one, dark)
             one.picture[there] = self.frame[there]
         self.all = [one for one in self.all if one.known().any()]
         new = [n for n, of in enumerate(owners) if not of]
         for n in sorted(new, key=lambda n: parts[n].sum(), reverse=True)[: max(0, MOST - len(self.all))]:
             one = Companion(self.frame.astype(np.float32), parts[n].astype(np.float32), whole=not cut[n])
             self.all.append(one)
-            if one.whole and dark is not None:
+            if one.whole:
                 self._shade(one, dark)
 
     def _shade(self, one: Companion, dark) -> None:
-        """Looks for the shadow of a companion in full sight; one that was seen better stays."""
+        """Looks for the shadow of a companion in full sight, if it is told where; one that was seen better stays."""
+        if dark is None:
+            return
         shade = cast(one.shape, dark / np.float32(254), (dark != UNTOLD) & ~self.edit)
         if shade is not None and (one.shade is None or shade.explained > STAYS * one.shade.explained):
             one.shade = shade
 
     def shades(self) -> torch.Tensor:
-        """float32 [1,H,W]: the share of the light that their shadows take, as far as it is in sight still."""
+        """float32 [1,H,W]: the share of the light that their shadows take, less the longer one was not in sight."""
         light = np.ones(self.edit.shape, np.float32)
         for one in self.all:
             if one.shade is not None:

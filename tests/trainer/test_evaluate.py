@@ -131,21 +131,6 @@ def test_a_clip_that_was_changed_meanwhile_is_made_anew(tmp_path, monkeypatch, c
     assert calls[1:] == {None: ["c"], "another clip before it": ["a", "b", "c"]}.get(change, ["b", "c"])
 
 
-def test_what_a_report_does_not_hold_stays_kept(tmp_path):
-    from trainer.kept_rows import KeptRows
-
-    rows, others = KeptRows(tmp_path / "s.json", "key"), KeptRows(tmp_path / "s.json", "other")
-    for number in range(3):
-        rows.add({"clip": number})
-        others.add({"clip": number})
-    rows.remove(lambda row: row["clip"] < 2)
-    assert [row["clip"] for row in rows.read()] == [2] and len(others.read()) == 3
-    rows.remove()
-    assert rows.read() == [] and len(others.read()) == 3
-    others.remove()
-    assert not rows.path.exists()
-
-
 def test_side_files_are_found_by_any_spelling(tmp_path):
     data = tmp_path / "data"
     folder(data, "scene.01", target=3, mask=3)
@@ -157,20 +142,6 @@ def test_side_files_are_found_by_any_spelling(tmp_path):
     clips = DataFolder(data, (64,), 32)
     assert clips.names == ["k", "scene.01"] and clips.prompts == {"scene.01": "a dog", "k": "a cat"}
     assert clips.tasks == {"scene.01": "edit"} and clips[0].keyframe.max() == 0
-
-
-def test_a_row_that_was_cut_off_costs_only_itself(tmp_path):
-    """Killed while it wrote, twice: each time it goes on from the rows that are whole."""
-    from trainer.kept_rows import KeptRows
-
-    rows = KeptRows(tmp_path / "s.json", "key")
-    for number in range(3):
-        rows.add({"clip": number})
-        with open(rows.path, "a") as file:
-            file.write('{"key": "key", "cl')
-        assert [row["clip"] for row in rows.read()] == list(range(number + 1))
-    KeptRows(tmp_path / "s.json", "another").add({"clip": 9})
-    assert [row["clip"] for row in rows.read()] == [0, 1, 2]
 
 
 def test_a_clip_that_was_mended_has_its_baselines_made_anew(tmp_path):
