@@ -23,6 +23,7 @@ VARIANTS = {  # name -> (settings, whether in large frames, which have a keyfram
     "as it is": (BASE, False, FIRST),
     "two keyframes": (BASE, False, ENDS),
     "clean plate": (replace(BASE, clean_plate=True), False, FIRST),
+    "two keyframes, clean plate": (replace(BASE, clean_plate=True), False, ENDS),
     "no looking ahead": (replace(BASE, look_ahead=False), False, FIRST),
     "a keyframe in every window": (BASE, False, EVERY),
     "companions forgotten": (replace(BASE, companions=False), False, FIRST),

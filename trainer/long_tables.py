@@ -18,10 +18,10 @@ COLUMNS = {
     "told_apart": ("rank correlation", 2),
     "seconds": ("seconds", 0),
 }
-HALVES = {  # score -> (what it is of, dB that are wanted of the second keyframe)
-    "second_half": ("", 1),
-    "second_half_inside": (" inside", None),
-    "second_half_composited": (" composited", None),
+HALVES = {"second_half": "", "second_half_inside": " inside", "second_half_composited": " composited"}  # of what
+PAIRS = {  # variants with one and with two keyframes -> (what both have, the score of which 1 dB more is wanted)
+    ("as it is", "two keyframes"): ("", "second_half"),
+    ("clean plate", "two keyframes, clean plate"): (", with the clean plate", "second_half_composited"),
 }
 
 
@@ -38,7 +38,7 @@ def _shown(value, digits: int, sign: str = "") -> str:
 def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
     """(what, measured, wanted, kept) of what long clips are to show; "-" and None where it is there to compare with."""
     variants, frames = report["variants"], report["frames"]
-    one, two = variants.get("as it is", {}), variants.get("two keyframes", {})
+    one = variants.get("as it is", {})
     out = []
 
     def add(what, value, wanted, holds):
@@ -52,16 +52,14 @@ def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
         share = mean(seen, "inside_at_end") / mean(seen, "inside_at_8") if seen else None
         add(f"PSNR inside at frame {frames} over frame {report['window']}", share, "at least 0.9", lambda v: v >= 0.9)
         add("rank correlation of confidence and quality", mean(one, "told_apart"), "above 0", lambda v: v > 0)
-    both = sorted(set(one) & set(two))
-    if both:
-        for key, (of, wanted) in HALVES.items():
-            seen = [s for s in both if one[s][key] is not None and two[s][key] is not None]
-            gain = mean({s: {key: two[s][key] - one[s][key]} for s in seen}, key)
-            what = f"second half{of}, two keyframes minus one (dB)"
-            if wanted is None:
-                add(what, gain, "-", lambda v: None)
-            else:
-                add(what, gain, f"at least {wanted}", lambda v, least=wanted: v >= least)
+    for (fewer, more), (with_what, wanted) in PAIRS.items():
+        fewer, more = (variants.get(name, {}) for name in (fewer, more))
+        for key, of in HALVES.items() if set(fewer) & set(more) else ():
+            seen = [s for s in fewer if s in more and None not in (fewer[s][key], more[s][key])]
+            gain = mean({s: {key: more[s][key] - fewer[s][key]} for s in seen}, key)
+            least = "at least 1" if key == wanted else "-"
+            holds = (lambda v: v >= 1) if key == wanted else (lambda v: None)
+            add(f"second half{of}{with_what}, two keyframes minus one (dB)", gain, least, holds)
     every = variants.get("a keyframe in every window", {})
     shared = set(one) & set(every)
     if shared:
@@ -105,7 +103,8 @@ def markdown(report: dict) -> str:
 
 def _compared_with(name: str) -> str:
     """The variant that another one differs from in one thing."""
-    return "large frame" if name.startswith("large") else "two keyframes" if name == "inner keyframes" else "as it is"
+    others = {"two keyframes, clean plate": "clean plate", "inner keyframes": "two keyframes"}
+    return "large frame" if name.startswith("large") else others.get(name, "as it is")
 
 
 def put_into(path: Path, text: str) -> None:

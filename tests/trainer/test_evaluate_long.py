@@ -121,6 +121,8 @@ def test_inner_keyframes_are_measured_with_both_ends_edited(perfect):
     assert keyframes == [0, 23] and settings.inner_keyframes
     measure(perfect, 24, "two keyframes")
     assert perfect.asked[0] == [0, 23] and not perfect.asked[1].inner_keyframes
+    measure(perfect, 24, "two keyframes, clean plate")
+    assert perfect.asked[0] == [0, 23] and perfect.asked[1].clean_plate
 
 
 def test_one_variant_alone_is_given_the_true_masks(perfect):
@@ -144,6 +146,11 @@ def test_the_table_compares_the_same_clips():
     assert "31.00 (+1.00)" in text and "| 20.00 |" in text
     assert "| second half, two keyframes minus one (dB) | 3.00 | at least 1 | kept |" in text
     assert "| second half composited, two keyframes minus one (dB) | 4.00 | - | - |" in text
+    assert "with the clean plate" not in text
+    report["variants"] |= {"clean plate": {"1": better}, "two keyframes, clean plate": {"1": better}}
+    text = long_tables.markdown(report)
+    assert "composited, with the clean plate, two keyframes minus one (dB) | 0.00 | at least 1 | **not kept** |" in text
+    assert "| second half, with the clean plate, two keyframes minus one (dB) | 0.00 | - | - |" in text
     report["variants"]["a keyframe in every window"] = {"2": {**row, "inside_at_end": 40.0}}
     report["variants"]["two keyframes"]["1"]["second_half_inside"] = None  # out of sight
     text = long_tables.markdown(report)
@@ -166,7 +173,7 @@ def test_what_cannot_be_measured_is_refused(tmp_path, capsys):
 def test_every_row_is_held_against_the_one_it_differs_from_in_one_thing():
     against = {name: long_tables._compared_with(name) for name in long_scores.VARIANTS}
     assert against["two keyframes"] == "as it is" and against["inner keyframes"] == "two keyframes"
-    assert against["large frame, crop"] == "large frame"
+    assert against["large frame, crop"] == "large frame" and against["two keyframes, clean plate"] == "clean plate"
 
 
 def film(folder, parts=("original_videos", "edited_videos", "masks"), frames=20, cut=12):
