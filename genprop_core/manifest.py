@@ -13,6 +13,7 @@ import argparse
 import copy
 import csv
 import hashlib
+import io
 import json
 import logging
 import os
@@ -91,13 +92,13 @@ def _rows(path: Path) -> list[dict]:
         raise GenPropError(f"Expected a manifest at {path}, but it cannot be read ({error}).") from None
     kind = path.suffix.lower()
     if kind == ".csv":
-        rows = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True))
         if any(None in row for row in rows):
             number = next(n for n, row in enumerate(rows, 1) if None in row)
             raise GenPropError(f"Row {number} of {path} has more values than there are columns.")
     elif kind == ".jsonl":
         rows = []
-        for number, line in enumerate((line for line in text.splitlines() if line.strip()), 1):
+        for number, line in enumerate((line for line in text.split("\n") if line.strip()), 1):
             try:
                 rows.append(json.loads(line))
             except ValueError as error:

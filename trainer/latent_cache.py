@@ -16,7 +16,7 @@ from .dataset import Triple, check_length, check_triple, read_chunks, working_si
 from .encoder import CHUNK, Encoder
 
 log = logging.getLogger(__name__)
-FORMAT, VERSION = "genprop-latents", "1"
+FORMAT, VERSION = "genprop-latents", "2"  # 2: HD video without a colour tag is read as BT.709
 MAKE_SPACE = (
     "Make space, or choose another --cache_dir, then --resume_from_checkpoint latest. What is encoded is kept."
 )

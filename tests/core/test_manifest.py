@@ -69,6 +69,15 @@ def test_rows_are_done_once_and_a_failed_one_does_not_stop_the_others(folder, pi
     assert pipeline.seeds == [3, 5, 5, 4]
 
 
+@pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
+def test_only_the_end_of_a_line_ends_a_row(folder, name):
+    """Names and titles may hold any other sign, and a quoted value in a table even a new line."""
+    odd = "a \u2028 b" if name.endswith("jsonl") else "a \n b"
+    row = json.dumps({"source": odd}, ensure_ascii=False) if name.endswith("jsonl") else f'source,steps\n"{odd}",3'
+    (folder / name).write_text(f"{row}\n", encoding="utf-8")
+    assert [row["source"] for row in manifest._rows(folder / name)] == [odd]
+
+
 def test_lines_of_json_say_the_same(folder, pipeline):
     lines = [{"source": "a.mp4", "keyframes": {"0": "k0.png", "6": "k6.png"}, "composite": "off"},
              {"source": "a.mp4", "keyframe": ["6:k6.png"], "mask-mode": "join", "lossless": "on"}]  # fmt: skip
