@@ -22,8 +22,7 @@ class Ahead:
     view, followed: `clip_input.View` at the size that pictures are made at, and at that of `finer`. keyframes: {frame
     index: [3,h,w]}. moving: of the run's shot; order: the indices of the run's frames, the first of which has a
     keyframe. motions: of the camera, from each place in the run's one before to it; outlines, others, companions: bool
-    [1,h,w] of each place, the companions in the first one as the keyframe shows them; darkness: uint8 [1,h,w], as in
-    `shade.darkness`.
+    [1,h,w] of each place; darkness: uint8 [1,h,w], as in `shade.darkness`.
     """
 
     def __init__(self, view, followed, keyframes, moving: Moving, order):
@@ -35,7 +34,6 @@ class Ahead:
         self.outlines, self.others, self.companions = (first.new_zeros(len(order), *first.shape) for _ in range(3))
         self.darkness, self.motions = torch.zeros(len(order), *first.shape, dtype=torch.uint8), []
         self._keep(None)
-        self.companions[0] = self.tracking.unveiled
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""

@@ -3,15 +3,13 @@
 import math
 
 import cv2
-import numpy as np
 import torch
 
-from .anchor import anchored, with_missed
+from .anchor import with_missed
 from .companions import RIM, Companions
 from .compositing import alpha
 from .confidence import MARGIN
 from .frames import as_bytes, as_float, resize
-from .shade import UNTOLD
 from .tracking import BESIDE
 
 CLOSE = 2  # pixels around the mask in which a companion is shown as it was; beyond them the film shows it
@@ -24,20 +22,17 @@ class Beside:
         self.view, self.companions = view, None
         self.known, self.shades, self.given = {}, {}, {}  # by place in the run, of the latest window's frames
 
-    def laid(self, frames, source, keyframe, mask, ahead, start: int, step) -> torch.Tensor:
+    def laid(self, frames, source, mask, ahead, start: int, step) -> torch.Tensor:
         """A window's frames [n,3,H,W] in [0,1] with what is hidden of the companions.
 
-        source, mask: [n,3,H,W] and [n,1,H,W] of the window; keyframe: [3,H,W], which it starts from; ahead: `Ahead` of
-        the run, which says what is in sight of them; start: the window's place in the run. step() is called before
-        every frame that is new; what it raises stops the work.
+        source, mask: [n,3,H,W] and [n,1,H,W] of the window; ahead: `Ahead` of the run, which says what is in sight of
+        them; start: the window's place in the run. step() is called before every frame that is new; what it raises
+        stops the work.
         """
         done = max(self.known, default=start - 1) + 1
         for n in range(done - start, len(frames)):
             step()
-            if start + n:
-                self._advance(source[n], mask[n : n + 1], ahead, start + n)
-            else:
-                self._begin(anchored(keyframe[None], source[:1], mask[:1])[0], mask[:1], ahead)
+            self._advance(source[n], mask[n : n + 1], ahead, start + n)
             self.known[start + n], self.shades[start + n] = self.companions.whole(), self.companions.shades()
         self.known, self.shades = (
             {place: of for place, of in kept.items() if place >= start} for kept in (self.known, self.shades)
@@ -48,30 +43,17 @@ class Beside:
         pictures, share = (torch.stack(of).to(frames) for of in zip(*self.given.values()))
         return torch.lerp(frames, pictures, share)
 
-    def _begin(self, keyframe, mask, ahead) -> None:
-        """At the frame that a run starts from: its keyframe [3,H,W] shows all of what is behind the removed thing."""
-        edit, others, dark = self._told(mask, ahead, 0)
-        dark = np.where(edit.cpu().numpy(), np.uint8(UNTOLD), dark)
-        self.companions = Companions(keyframe, torch.zeros_like(edit), others, self._near(ahead), dark)
-
     def _advance(self, source, mask, ahead, place: int) -> None:
         """On to the next frame [3,H,W], which has the mask [1,1,H,W] and this place in the run."""
-        edit, *told = self._told(mask, ahead, place)
-        if self.companions is None:
-            self.companions = Companions(source, edit, told[0], self._near(ahead), told[1])
-        else:
-            self.companions.advance(source, edit, *told)
-
-    def _told(self, mask, ahead, place: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """Of a frame, at the size that pictures are made at: where the removed thing may be, what else moves, and
-        `shade.darkness`."""
-        size = self.view.fit.size
-        others = resize(ahead.companions[place][None].float(), *size)[0, 0] > 0.5
+        seen, size = ahead.companions[place], self.view.fit.size
+        edit = alpha(mask, MARGIN // 2, 0)[0, 0] > 0
+        others = resize(seen[None].float(), *size)[0, 0] > 0.5
         dark = cv2.resize(ahead.darkness[place][0].numpy(), size[::-1], interpolation=cv2.INTER_NEAREST)
-        return alpha(mask, MARGIN // 2, 0)[0, 0] > 0, others, dark
-
-    def _near(self, ahead) -> int:
-        return RIM + math.ceil(BESIDE * self.view.fit.size[0] / ahead.companions[0].shape[-2])
+        if self.companions is None:
+            near = RIM + math.ceil(BESIDE * size[0] / seen.shape[-2])
+            self.companions = Companions(source, edit, others, near, dark)
+        else:
+            self.companions.advance(source, edit, others, dark)
 
     def back(self, made, order, places, ahead, step) -> None:
         """From the last frame of a finished run to its first, for what was in full sight only later.

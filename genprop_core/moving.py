@@ -4,8 +4,6 @@ The frames are registered by the camera's motion. What most of those around a fr
 and what differs from it in the frame moves. What stands still for most of that time counts as still.
 """
 
-from collections.abc import Callable
-
 import cv2
 import numpy as np
 
@@ -35,9 +33,9 @@ class Moving:
         frames.clear = dict.fromkeys(indices, np.full(frames.small_size, 255, np.uint8))
         return cls(frames)
 
-    def at(self, index: int, thing: Callable | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def at(self, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """What moves on its own in a frame and where that can be told, bool [h,w] of the small size, and what stands
-        still, uint8 [h,w,3]. thing: picture [h,w,3] -> bool [h,w], what of it is not to be counted; None for nothing.
+        still, uint8 [h,w,3].
 
         Frames that were not followed yet are followed.
         """
@@ -45,14 +43,13 @@ class Moving:
         first, last = max(around.start, index - AROUND[-1]), min(around.stop, index + AROUND[-1] + 1)
         frames.follow_all(range(first, last))
         now, seen = frames.small(index).astype(np.float32), frames.clear[index] == 255
-        counted = (lambda picture, there: there) if thing is None else (lambda picture, there: there & ~thing(picture))
-        pictures = [np.where(counted(now, seen)[..., None], now, np.nan)]
+        pictures = [np.where(seen[..., None], now, np.nan)]
         for _, other in frames.others(index, AROUND):
             way = frames.way(index, other)
             shown = frames.small(other), frames.clear[other]
             picture, there = (warped(p, way[:2], cv2.INTER_LINEAR) for p in shown)
             if agree(picture, now, seen & (there == 255)):
-                pictures.append(np.where(counted(picture, there == 255)[..., None], picture, np.float32(np.nan)))
+                pictures.append(np.where((there == 255)[..., None], picture, np.float32(np.nan)))
         still, apart, count = _median(np.stack(pictures))
         change = cv2.blur(np.where(count > 0, difference(still, now), 0), (3, 3))
         known = seen & (count >= LEAST) & (apart < APART)

@@ -19,7 +19,6 @@ STRENGTH = (0.1, 0.9)  # a shadow takes at least and at most so much of the ligh
 EXPLAINED = 0.7  # of what is darker around a companion, squared, its shadow must explain
 SAME = 10.0  # of 255: what is nearer than this to what is behind it, or to a darker picture of that, is that
 LEAST = 48  # pixels that must be darker
-FACTORS = (0.25, 0.97)  # of what is behind it, that make a pixel a shadow on that, and nothing else
 UNTOLD = 255  # in `darkness`: something else is in sight there, or what is behind it is not known
 
 
@@ -44,12 +43,6 @@ def factor_of(now: np.ndarray, behind: np.ndarray) -> tuple[np.ndarray, np.ndarr
     now, behind = now.astype(np.float32), behind.astype(np.float32)
     factor = (now * behind).sum(2) / np.maximum(1, np.square(behind).sum(2))
     return factor, np.abs(now - factor[..., None] * behind).mean(2)
-
-
-def is_shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
-    """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind."""
-    factor, off = factor_of(now, behind)
-    return (factor > FACTORS[0]) & (factor < FACTORS[1]) & (off < SAME)
 
 
 def darkness(now: np.ndarray, behind: np.ndarray, known: np.ndarray) -> np.ndarray:

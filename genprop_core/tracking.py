@@ -22,10 +22,9 @@ from .mover import Mover, filled
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
-from .shade import SAME, darkness, is_shadow
+from .shade import SAME, darkness, factor_of
 from .stiff import Stiff
 from .thing_colours import Colours
-from .unveiled import SPECK, unveiled
 
 STAYS = 2.0  # of 255: what changes less from frame to frame did not move in the picture
 LARGEST = 0.5  # of the picture: what differs in more of it is no thing, but another exposure, say
@@ -35,7 +34,9 @@ GAP = 4  # pixels between followed parts that are the thing's as well: spokes an
 BESIDE = 4  # pixels from the thing, from where on what moves can be surely another's,
 MOSTLY = 0.5  # and the share of a latent pixel in which that must be; and of a part, to be like the most of it
 SURELY = 0.3  # share of a companion's outline that surely is another's
+SPECK = 2  # pixels across half of what is no companion
 EDGE = 3  # pixels around the thing that are neither surely its nor another's
+SHADE = (0.25, 0.97)  # factors of what is behind it, that make a pixel its shadow and no part of it
 
 
 class Tracking:
@@ -43,7 +44,6 @@ class Tracking:
 
     source, keyframe: [3,H,W] in [0,1], the frame that a run starts from and its edited picture. moving: of its shot;
     index: of that frame. full: (height, width) that pictures are made at, where that is not the frames' size.
-    unveiled: bool [1,h,w], the `companions` of that frame with what the keyframe shows of them.
     """
 
     def __init__(self, source: torch.Tensor, keyframe: torch.Tensor, moving: Moving, index: int, full=None):
@@ -60,16 +60,13 @@ class Tracking:
         self.hidden, self.colours = 0, Colours()
         self.mover = Mover(moving, index, self.thing)
         now = picture_of(source)
-        self.colours.learn(now, self.thing & ~is_shadow(now, picture_of(keyframe)), edit.numpy())
+        self.colours.learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
         self._by_what_moves(now, np.ones_like(self.thing), self.thing)
         self.thing = self.last = _without_specks(self.passing.kind == REMOVED)
-        shadow = is_shadow(now, self.mover.backdrop) | is_shadow(now, picture_of(keyframe))
+        shadow = _shadow(now, self.mover.backdrop) | _shadow(now, picture_of(keyframe))
         others = self.mover.moves & ~shadow & ~self._grown(self.thing, EDGE).numpy()
         self.stiff = Stiff(now, self.thing & ~shadow, self.thing & shadow, others)
-        still = moving.at(index, self.colours.telling)[1:]
-        seen = self.companions()[0].numpy()
-        self.unveiled = torch.from_numpy(unveiled(picture_of(keyframe), seen, edit.numpy(), *still))[None]
-        self.beside = Companions(torch.where(edit, keyframe, source), torch.zeros_like(edit), self.unveiled[0])
+        self.beside = Companions(source, self._grown(self.thing, EDGE), self.companions()[0])
 
     def _small(self, frame):
         return resize(frame[None], *self.size)[0]
@@ -96,7 +93,7 @@ class Tracking:
         kind[found], self.passing.colour[found] = REMOVED, now[found]
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
         self._by_what_moves(now, near, known & ~self.empty)
-        shadow = is_shadow(now, self.mover.backdrop) | is_shadow(now, self.behind.picture) & known
+        shadow = _shadow(now, self.mover.backdrop) | _shadow(now, self.behind.picture) & known
         self._by_outlines(source, now, shadow)
         self.thing = _without_specks(kind == REMOVED)
         whole = self.mover.of_its_size(self.thing)
@@ -106,7 +103,7 @@ class Tracking:
         self.stiff.look(self.thing & ~shadow, self.mover.moves & shadow)
         self.beside.look(self.companions()[0].numpy())
         self.last = self.thing if self.thing.any() else self.last
-        sure = self.thing & known & ~is_shadow(now, self.behind.picture)
+        sure = self.thing & known & ~_shadow(now, self.behind.picture)
         self.colours.learn(now, sure, edit.numpy())
 
     def _by_what_moves(self, now, near, differs) -> None:
@@ -160,7 +157,7 @@ class Tracking:
         """
         others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~self._near() & self.thing.any())
         _, parts = cv2.connectedComponents(others.astype(np.uint8))
-        shadow = np.bincount(parts.ravel(), is_shadow(self.passing.frame, self.mover.backdrop).ravel())
+        shadow = np.bincount(parts.ravel(), _shadow(self.passing.frame, self.mover.backdrop).ravel())
         mere = shadow > MOSTLY * np.bincount(parts.ravel())
         return torch.from_numpy(others & ~mere[parts])[None]
 
@@ -169,7 +166,7 @@ class Tracking:
 
     def companions(self) -> torch.Tensor:
         """bool [1,h,w]: all that is in sight of the `others`, without their shadows: their outlines, filled."""
-        moves, near = self.mover.moves & ~is_shadow(self.passing.frame, self.mover.backdrop), self._near()
+        moves, near = self.mover.moves & ~_shadow(self.passing.frame, self.mover.backdrop), self._near()
         whole = (filled(moves & ~near, SPECK) & ~near).astype(np.uint8)
         _, parts = cv2.connectedComponents(cv2.morphologyEx(whole, cv2.MORPH_OPEN, disc(SPECK)))
         sure = np.bincount(parts.ravel(), self.others()[0].numpy().ravel()) > SURELY * np.bincount(parts.ravel())
@@ -192,6 +189,12 @@ def as_region(outlines: torch.Tensor, others: torch.Tensor, size) -> torch.Tenso
     """
     mine, theirs = (F.adaptive_avg_pool2d(of.float(), [n // 8 for n in size]) for of in (outlines, others))
     return torch.where(mine > 0, mine, -(theirs / MOSTLY).clamp(max=1))
+
+
+def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """bool [H,W]: where a frame [H,W,3] is but a darker picture of what is behind the thing."""
+    factor, off = factor_of(now, behind)
+    return (factor > SHADE[0]) & (factor < SHADE[1]) & (off < SAME)
 
 
 def _soft(values: np.ndarray) -> np.ndarray:

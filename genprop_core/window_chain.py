@@ -21,7 +21,7 @@ from .next_keyframe import NextKeyframe
 from .window_model import WindowModel
 from .windows import Run, plan_windows
 
-FIRM = 16  # power of a side's weight, by which its guess holds against what the other side knows
+FIRM = 4  # power of a side's weight, by which its guess holds against what the other side knows
 AS_GOOD = 0.02  # confidences this near the best are as good as it; the earliest of them is taken
 
 
@@ -89,7 +89,7 @@ class Chain:
             drifts = bool(done) or run.between  # what is blended is to be of one colour; else a start has no drift
             frames, decoded, mask, shown = self._make(part, source, keyframe, region, not done, drifts)
             if self.companions and self.behind and ahead is not None and shown is not None:
-                frames = beside.laid(frames, source, keyframe, shown, ahead, start, self.counter.again)
+                frames = beside.laid(frames, source, shown, ahead, start, self.counter.again)
             change = change_outside(frames, source, shown)
             reference = float(change[0]) if reference is None else reference
             sure = torch.ones(len(part)) if shown is None else sureness(shown if decoded is None else decoded)

@@ -49,20 +49,6 @@ def test_what_was_in_full_sight_only_later_is_known_from_there():
     assert errors[True] < 0.5 * errors[False]
 
 
-def test_what_a_keyframe_shows_of_one_that_is_hidden_there_is_known_from_it():
-    """It begins behind the thing, and is never in full sight."""
-    source, target, squares = crossing(speed=0.6, x=60.0)
-    there = (HIDDEN & squares)[1:]
-    in_sight = (squares & ~HIDDEN).flatten(1).sum(1) / squares.flatten(1).sum(1)
-    assert 0.2 < in_sight.min() and in_sight.max() < 0.8
-    errors = {}
-    for companions in (True, False):
-        settings = replace(PLAIN, companions=companions)
-        made = propagate_clip(Guessing(True), as_bytes(source), {0: as_bytes(target[0])}, settings).frames
-        errors[companions] = (as_float(made) - target).square().mean(1)[1:][there].mean()
-    assert errors[True] < 0.5 * errors[False]
-
-
 @pytest.mark.parametrize("keyframe", [0, FRAMES - 1])
 def test_its_shadow_is_laid_with_the_clean_plate(keyframe):
     source, target, squares = crossing(speed=7.5, x=13.0, shadow=True)
@@ -90,7 +76,7 @@ def test_it_can_be_stopped_between_frames():
     nothing = [torch.zeros(1, SIZE, SIZE, dtype=torch.bool)] * 8
     ahead = SimpleNamespace(companions=nothing, darkness=[of.byte() for of in nothing])
     with pytest.raises(KeyboardInterrupt):
-        beside.laid(source[:8], source[:8], source[0], HIDDEN.float().expand(8, 1, -1, -1), ahead, 0, stop)
+        beside.laid(source[:8], source[:8], HIDDEN.float().expand(8, 1, -1, -1), ahead, 0, stop)
     assert len(count) == 3
 
 
@@ -101,8 +87,7 @@ def test_no_more_is_kept_than_a_window():
     ahead = SimpleNamespace(companions=[(square & ~HIDDEN)[None] for square in squares], darkness=dark)
     for start in (0, 5):
         mask = HIDDEN.float().expand(8, 1, -1, -1)
-        part = source[start : start + 8]
-        beside.laid(part, part, part[0], mask, ahead, start, lambda: None)
+        beside.laid(source[start : start + 8], source[start : start + 8], mask, ahead, start, lambda: None)
         assert set(beside.known) == set(beside.shades) == set(range(start, start + 8))
 
 

@@ -87,7 +87,7 @@ def test_between_two_keyframes_both_sides_have_the_colours_of_the_source():
 
 def test_what_only_one_side_knows_is_taken_from_it():
     there, mine = torch.tensor([[[0.0, 1, 0, 1]]]), torch.tensor([[[0.0, 0, 1, 1]]])
-    assert pixel_share(0.5, there, mine)[0, 0].tolist() == pytest.approx([0.5, 0.5**17, 1 - 0.5**17, 0.5])
+    assert pixel_share(0.5, there, mine)[0, 0].tolist() == pytest.approx([0.5, 0.5 / 16, 1 - 0.5 / 16, 0.5])
     assert pixel_share(1.0, there, mine).tolist() == [[[1.0] * 4]]  # a keyframe is the truth
     assert torch.allclose(pixel_share(0.3, there, mine), 1 - pixel_share(0.7, mine, there))
 
