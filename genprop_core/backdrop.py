@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from .behind import NEARBY, WRONG, box_of, disc
+from .camera import warped
 from .moving import Moving, agree
 from .passing import difference
 from .registered import Registered, made_small, moved_part
@@ -129,7 +130,8 @@ class Backdrop:
             if other != index and not agree(self.frames.moved(other, way, part), now, around & there):
                 continue
             motion = self.frames.at_full(way)
-            new = need & (moved_part(own.astype(np.float32), motion, part) > 0.99)
+            own = warped(own.astype(np.float32), motion[:2], cv2.INTER_LINEAR, part)  # nothing beyond its border
+            new = need & (own > 0.99)
             plate[new] = moved_part(picture.astype(np.float32), motion, part)[new]
             known |= new
             need = need & ~new

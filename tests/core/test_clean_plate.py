@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from panning_scene import AT_THE_BORDER, FRAMES, GUESS, SIZE, THING, Guessing, edit, inside, scene
+from panning_scene import AT_THE_BORDER, FRAMES, GUESS, PAN, SIZE, THING, Guessing, edit, inside, scene
 
 from genprop_core.clean_plate import lay
 from genprop_core.frames import as_bytes, as_float
@@ -56,6 +56,17 @@ def test_what_is_seen_only_later_is_put_in_too():
     assert known[4] > 0.9 > known[-1], "at the end there is nothing later to see it in"
     last = (out - as_float(guessed(source, AT_THE_BORDER)))[-1, :, 44:76, 122:]
     assert last.abs().max() == 0, "there it stays as it was made"
+
+
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_keyframe_says_nothing_of_what_is_beyond_its_border(backwards):
+    source, target = (clip.flip(0) if backwards else clip for clip in scene(thing=AT_THE_BORDER))
+    at, later = (3, 1) if backwards else (10, 12)
+    out, _ = laid(source, {at: target[at]}, AT_THE_BORDER)
+    assert (inside(out - target, AT_THE_BORDER)[at]).abs().max() < 4 / 255
+    assert (out - target)[later, :, 44:76, 114:118].abs().max() < 4 / 255, "this the keyframe shows"
+    there = (out - as_float(guessed(source, AT_THE_BORDER)))[later, :, 44:76, SIZE - 2 * PAN + 1 :]
+    assert there.abs().max() == 0, "this came into the picture after it"
 
 
 @pytest.mark.parametrize("backwards", [False, True])
