@@ -123,8 +123,9 @@ class _Laying:
             within = (faded > 0).float()
         if self.sure:
             believed = torch.maximum(believed, within)
-        share = cv2.erode((known | ~edit[part].numpy()).astype(np.float32), np.ones((3, 3), np.uint8))
-        share = torch.from_numpy(cv2.blur(share, (5, 5))) * edit[part] * believed
+        told = (known | ~edit[part].numpy()).astype(np.float32)
+        share = cv2.blur(cv2.erode(told, np.ones((3, 3), np.uint8)), (5, 5)) * told  # beyond it the plate is the film
+        share = torch.from_numpy(share) * edit[part] * believed
         if self.stays is not None:
             share = share * (1 - self.stays(index)[0, 0][part])
         if self.weight is not None:
