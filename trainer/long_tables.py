@@ -52,8 +52,8 @@ def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
         share = mean(seen, "inside_at_end") / mean(seen, "inside_at_8") if seen else None
         add(f"PSNR inside at frame {frames} over frame {report['window']}", share, "at least 0.9", lambda v: v >= 0.9)
         add("rank correlation of confidence and quality", mean(one, "told_apart"), "above 0", lambda v: v > 0)
-    for (fewer, more), (with_what, wanted) in PAIRS.items():
-        fewer, more = (variants.get(name, {}) for name in (fewer, more))
+    for names, (with_what, wanted) in PAIRS.items():
+        fewer, more = (variants.get(name, {}) for name in names)
         for key, of in HALVES.items() if set(fewer) & set(more) else ():
             seen = [s for s in fewer if s in more and None not in (fewer[s][key], more[s][key])]
             gain = mean({s: {key: more[s][key] - fewer[s][key]} for s in seen}, key)
@@ -96,8 +96,9 @@ def markdown(report: dict) -> str:
             difference = "" if own is None or other is None or rows is against else f" ({own - other:+.{digits}f})"
             cells.append(_shown(own, digits) + difference)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += ["", "In brackets: the difference on the same clips to the first row; of `inner keyframes` to `two "
-              "keyframes`, of what is made in large frames to `large frame`."]  # fmt: skip
+    others = "of `two keyframes, clean plate` to `clean plate`, of `inner keyframes` to `two keyframes`, of what is made "
+    lines += ["", f"In brackets: the difference on the same clips to the first row; {others}"
+              "in large frames to `large frame`."]  # fmt: skip
     return "\n".join(lines)
 
 
