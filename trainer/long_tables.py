@@ -96,9 +96,9 @@ def markdown(report: dict) -> str:
             difference = "" if own is None or other is None or rows is against else f" ({own - other:+.{digits}f})"
             cells.append(_shown(own, digits) + difference)
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    others = "of `two keyframes, clean plate` to `clean plate`, of `inner keyframes` to `two keyframes`, of what is made "
-    lines += ["", f"In brackets: the difference on the same clips to the first row; {others}"
-              "in large frames to `large frame`."]  # fmt: skip
+    others = "of `two keyframes, clean plate` to `clean plate`, of `inner keyframes` to `two keyframes`, of what is "
+    lines += ["", "In brackets: the difference on the same clips to the first row; "
+              f"{others}made in large frames to `large frame`."]  # fmt: skip
     return "\n".join(lines)
 
 
