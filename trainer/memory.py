@@ -3,11 +3,12 @@
 And what helps where there is too little.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
@@ -85,16 +86,47 @@ class _LeanAttention(torch.autograd.Function):
         raise NotImplementedError("sizes only")
 
 
+class Autocast(TorchFunctionMode):
+    """`torch.autocast` as GPUs have it and the meta device has not, for what a UNet and the adapters call.
+
+    Convolutions and products are computed in `dtype`, norms in fp32. As there, a trained weight is cast once, and what
+    it was cast to is kept.
+    """
+
+    LOWER = ("linear", "conv1d", "conv2d", "conv3d", "matmul", "bmm", "baddbmm", "addmm")
+    FULL = ("group_norm", "layer_norm")
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.dtype, self.weights = dtype, {}
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name, kwargs = func.__name__.strip("_"), kwargs or {}
+        wanted = self.dtype if name in self.LOWER else torch.float32 if name in self.FULL else None
+        if wanted is not None:
+            args = [self._cast(value, wanted) for value in args]
+            kwargs = {key: self._cast(value, wanted) for key, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+    def _cast(self, value, dtype):
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point() or value.dtype == dtype:
+            return value
+        if not (isinstance(value, torch.nn.Parameter) and value.requires_grad):
+            return value.to(dtype)
+        if value not in self.weights:
+            self.weights[value] = value.to(dtype)
+        return self.weights[value]
+
+
 def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
     """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device.
 
-    In half precision it is less than what a run keeps: all is counted in `dtype`, while train.py has adapters and
-    latents in fp32 and lets autocast, which the meta device has not, cast what it computes with.
+    As train.py has them, the frozen UNet is in `dtype`, adapters and latents in fp32, and `dtype` is autocast's.
     """
-    unet, adapters = (torch.nn.Module.to(m, "meta", dtype) for m in (unet, adapters))
+    unet, adapters = torch.nn.Module.to(unet, "meta", dtype), adapters.to("meta", torch.float32)
     h, w, frames = size[0] // 8, size[1] // 8, num_frames
 
-    def empty(*shape, kind=dtype):
+    def empty(*shape, kind=torch.float32):
         return torch.empty(shape, device="meta", dtype=kind)
 
     latents = (batch, frames, 4, h, w)
@@ -108,7 +140,11 @@ def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, c
     attention = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = lambda q, k, v, *a, **kw: _LeanAttention.apply(q, k, v)
     try:
-        with attach(unet, adapters.config.num_blocks) as taps, saved_bytes(unet, adapters) as counter:
+        with (
+            attach(unet, adapters.config.num_blocks) as taps,
+            saved_bytes(unet, adapters) as counter,
+            nullcontext() if dtype == torch.float32 else Autocast(dtype),
+        ):
             mask = empty(batch, frames, 1, h, w)
             loss_terms(unet, taps, adapters, condition, empty(*latents), mask, random, StepSettings())
     finally:
@@ -142,6 +178,4 @@ def table(base, adapters: GenPropAdapters, args) -> str:
     )
     lines = [head, "", "| what | GiB |", "|---|---|", *(f"| {name} | {size / GIB:.3f} |" for name, size in rows)]
     note = "Activations are counted without running them; kernels' scratch memory comes on top."
-    if args.mixed_precision != "no":
-        note += f" They are counted in {args.mixed_precision}; a run keeps more, as adapters and latents stay in fp32."
     return "\n".join([*lines, "", note])
