@@ -24,7 +24,8 @@ NAMES = ("sampling", "comfyui", "training", "scaling", "long_clips", "profile", 
 def markdown(reports: dict, evaluation: dict | None) -> str:
     """The page. reports: {benchmark: its JSON}."""
     parts = ["# Results", "Made by `python -m benchmarks.results` from the JSON files in [results](results); do not "
-             "edit. Every ratio is taken within one run, its variants in turn."]  # fmt: skip
+             "edit. Times are medians of the rounds of one run, its variants in turn; a ratio is the median of the "
+             "rounds' own ratios, so it can differ from that of two times. A few percent are noise."]  # fmt: skip
     parts += [] if evaluation is None else [sections.scores(evaluation)]
     for name in NAMES:
         if name in reports:

@@ -70,11 +70,12 @@ def _propagate_arguments(parser):
     run.add_argument(
         "--strength", type=float, default=1.0, help="of the injections; 0 is plain SVD (default: %(default)s)"
     )
-    run.add_argument("--width", type=int, help="working width in pixels (default: by the base, in the source's aspect)")
-    run.add_argument("--height", type=int, help="working height in pixels")
+    run.add_argument("--width", type=int, help="working width in pixels, together with --height (default: by the base, "
+                     "in the source's aspect)")  # fmt: skip
+    run.add_argument("--height", type=int, help="working height in pixels, together with --width")
     run.add_argument("--window", type=int, help="frames per pass (default: the base's, 8 for the mini)")
     run.add_argument("--fps", type=float, help="frame rate the base is told (default: the base's)")
-    run.add_argument("--motion-bucket", type=float, help="amount of motion the base is told, 1 to 255 (default: 127)")
+    run.add_argument("--motion-bucket", type=float, help="amount of motion the base is told; 127 is usual (default)")
     run.add_argument("--noise-aug", type=float, default=0.02, help="noise added to the keyframe (default: %(default)s)")
     run.add_argument(
         "--decode-chunk",

@@ -111,7 +111,8 @@ def clip_embedding(clip_vision, picture, adapters: Adapters) -> torch.Tensor:
     if clip_vision is None:
         raise GenPropError(
             "Expected the CLIP_VISION of an SVD checkpoint, but the file that was loaded has none. Choose "
-            "svd_xt.safetensors, or another SVD checkpoint, in Image Only Checkpoint Loader."
+            "svd_xt.safetensors, or another SVD checkpoint, in Load Checkpoint Image Only (in older ComfyUIs Image "
+            "Only Checkpoint Loader)."
         )
     mm.load_models_gpu([clip_vision.patcher])
     pixels = cond.clip_pixels(picture * 2 - 1).to(clip_vision.load_device)

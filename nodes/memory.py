@@ -62,7 +62,8 @@ def check_model(model, adapters: Adapters) -> None:
     if not isinstance(inner, comfy.model_base.SVD_img2vid) or isinstance(inner, others):
         raise GenPropError(
             f"Expected a Stable Video Diffusion MODEL, got {type(inner).__name__}. "
-            "Load svd, svd_xt or svd_xt_1_1 with Image Only Checkpoint Loader, or use GenProp Load Mini."
+            "Load svd, svd_xt or svd_xt_1_1 with Load Checkpoint Image Only (in older ComfyUIs Image Only Checkpoint "
+            "Loader), or use GenProp Load Mini."
         )
     config = inner.model_config.unet_config
     widths = tuple(config["model_channels"] * m for m in config["channel_mult"])

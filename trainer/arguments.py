@@ -41,7 +41,7 @@ def resolution(text: str) -> tuple[int, ...]:
     sides = tuple(int(v) for v in text.lower().split("x"))
     if any(v < 8 or v % 8 for v in sides):
         raise argparse.ArgumentTypeError(
-            f"expected a size divisible by 8 (64 advised), got {text}; "
+            f"expected a size divisible by 8 (by 64 for SVD), got {text}; "
             f"try {'x'.join(str(max(64, round(v / 64) * 64)) for v in sides)}"
         )
     return sides
@@ -67,7 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         type=resolution,
         default="576",
         metavar="N|WxH",
-        help="pixels: the shorter side, or width and height; multiples of 8, 64 advised",
+        help="pixels: the shorter side, or width and height; multiples of 64 for SVD, of 32 for the mini",
     )
     group.add_argument(
         "--keyframes_max",

@@ -36,7 +36,7 @@ def _shown(value, digits: int, sign: str = "") -> str:
 
 
 def promises(report: dict) -> list[tuple[str, float | None, str, bool | None]]:
-    """(what, measured, wanted, kept) of what long clips are to show; "-" and None where it is there to compare with."""
+    """(what, measured, wanted, reached) of what long clips are to show; "-" and None where it is to compare with."""
     variants, frames = report["variants"], report["frames"]
     one = variants.get("as it is", {})
     out = []
@@ -82,7 +82,7 @@ def markdown(report: dict) -> str:
     rows = promises(report)
     lines += ["| | measured | wanted | |", "|---|---|---|---|"] if rows else []
     for what, value, wanted, kept in rows:
-        mark = "-" if kept is None else "kept" if kept else "**not kept**"
+        mark = "-" if kept is None else "reached" if kept else "**not reached**"
         lines.append(f"| {what} | {_shown(value, 2)} | {wanted} | {mark} |")
     lines += [""] if rows else []
     labels = [label.format(**report) for label, _ in COLUMNS.values()]

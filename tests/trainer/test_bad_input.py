@@ -106,7 +106,7 @@ def test_resolution(capsys):
     for text in ("100", "64x20", "big"):
         assert main(["--resolution", text]) == 2
     said = capsys.readouterr().err
-    assert "divisible by 8 (64 advised), got 100; try 128" in said and "WIDTHxHEIGHT in pixels, got big" in said
+    assert "divisible by 8 (by 64 for SVD), got 100; try 128" in said and "WIDTHxHEIGHT in pixels, got big" in said
     assert [line.split(": ")[:2] for line in said.splitlines()] == [["error", "argument --resolution"]] * 3
     with pytest.raises(GenPropError, match=r"multiples of 64 for this base, got 1000x576\. Try 1024x576"):
         working_size(1920, 1080, (1000, 576), 64)

@@ -144,12 +144,12 @@ def test_the_table_compares_the_same_clips():
         "as it is": {"1": row, "2": {**row, "psnr_outside": 10.0}}, "two keyframes": {"1": better}}}  # fmt: skip
     text = long_tables.markdown(report)
     assert "31.00 (+1.00)" in text and "| 20.00 |" in text
-    assert "| second half, two keyframes minus one (dB) | 3.00 | at least 1 | kept |" in text
+    assert "| second half, two keyframes minus one (dB) | 3.00 | at least 1 | reached |" in text
     assert "| second half composited, two keyframes minus one (dB) | 4.00 | - | - |" in text
     assert "with the clean plate" not in text
     report["variants"] |= {"clean plate": {"1": better}, "two keyframes, clean plate": {"1": better}}
     text = long_tables.markdown(report)
-    assert "composited, with the clean plate, two keyframes minus one (dB) | 0.00 | at least 1 | **not kept** |" in text
+    assert "with the clean plate, two keyframes minus one (dB) | 0.00 | at least 1 | **not reached** |" in text
     assert "| second half, with the clean plate, two keyframes minus one (dB) | 0.00 | - | - |" in text
     report["variants"]["a keyframe in every window"] = {"2": {**row, "inside_at_end": 40.0}}
     report["variants"]["two keyframes"]["1"]["second_half_inside"] = None  # out of sight
