@@ -37,7 +37,7 @@ class Ahead:
 
     def correct(self, index: int, mask: torch.Tensor) -> None:
         """Takes the mask [1,h,w] that was made of the last frame so far, index `index` of the clip."""
-        self.tracking.correct(self.view.mask([index], mask[None]))
+        self.tracking.correct(self.view.edit([index], mask[None]))
 
     def regions(self, start: int, count: int, step: Callable[[], None]) -> torch.Tensor:
         """`as_region` of a window, [n,1,h,w]: its first frame's place in the run, and how many it has.

@@ -31,7 +31,8 @@ class Behind:
         self.frame, self.edit, self.nearby = picture_of(source), edit.cpu().numpy(), disc(NEARBY)
         self.picture = self.frame.astype(np.float32)
         self.known = (~self.edit).astype(np.float32)
-        self.shown = 0 * self.known  # where it is the keyframe's, never seen in the source
+        self.keyframe, self.way = self.picture, np.eye(3)  # 3x3: from the pixels of the frame to the keyframe's
+        self.own = 0 * self.known  # where it is the keyframe's, never seen in the source since; in its own pixels
 
     def take(self, keyframe: torch.Tensor, edit: torch.Tensor) -> None:
         """Takes from the edited picture [3,H,W] of the frame that it stands at what was never seen.
@@ -40,8 +41,8 @@ class Behind:
         """
         self.edit = self.edit | edit.cpu().numpy()
         new = self.edit & (self.known <= SURE)
-        self.picture[new] = picture_of(keyframe)[new]
-        self.known[new] = self.shown[new] = 1
+        self.keyframe, self.way, self.own = picture_of(keyframe), np.eye(3), new.astype(np.float32)
+        self.picture[new], self.known[new] = self.keyframe[new], 1
 
     def advance(self, source: torch.Tensor, edit: torch.Tensor) -> None:
         """On to the next frame [3,H,W]. edit: bool [H,W], where the removed thing may be seen in it."""
@@ -54,13 +55,13 @@ class Behind:
     def move(self, source: torch.Tensor, edit: torch.Tensor, motion: np.ndarray | None) -> None:
         """`advance`, where the motion of the camera is known already."""
         now, edit = picture_of(source), edit.cpu().numpy()
-        picture, known, shown = self._nothing(now) if motion is None else self._moved(now, edit, motion)
-        self.frame, self.edit, self.picture, self.known, self.shown = now, edit, picture, known, shown
+        picture, known = self._nothing(now) if motion is None else self._moved(now, edit, motion)
+        self.frame, self.edit, self.picture, self.known = now, edit, picture, known
 
     def _moved(self, now, edit, motion):
-        """The picture, and where it is known and where the keyframe's, of the next frame."""
-        maps = np.stack([self.known, self.shown, (~self.edit).astype(np.float32)], -1)
-        known, shown, seen = np.moveaxis(warped(maps, motion, cv2.INTER_LINEAR), -1, 0)
+        """The picture, and where it is known, of the next frame."""
+        maps = np.stack([self.known, (~self.edit).astype(np.float32)], -1)
+        known, seen = np.moveaxis(warped(maps, motion, cv2.INTER_LINEAR), -1, 0)
         change = cv2.absdiff(warped(self.frame, motion), now)
         change = cv2.transform(cv2.boxFilter(change, cv2.CV_32F, (3, 3)), np.full((1, 3), 1 / 3))
         compared = ~edit & (seen > 0.99)
@@ -68,16 +69,30 @@ class Behind:
             return self._nothing(now)
         moves = compared & (change > max(MOVES, TIMES * float(np.median(change[compared]))))
         still = cv2.erode((~moves).astype(np.float32), self.nearby)
+        # the keyframe's own is moved once from where it was given, not from frame to frame: it stays sharp for any time
+        self.way = self.way @ np.vstack([motion, [0, 0, 1]])
+        shown = warped(self.own, self.way[:2], cv2.INTER_LINEAR)
         picture, part = now.astype(np.float32), box_of(edit | (shown > 0))
         own, hidden = warped(self.picture, motion, cv2.INTER_LANCZOS4, part), edit[part]
-        light = ~hidden & (shown[part] > SURE) & (known[part] > SURE)  # the keyframe's own, come to light
+        whole = shown[part] > SURE
+        if whole.any():
+            own[whole] = warped(self.keyframe, self.way[:2], cv2.INTER_LANCZOS4, part)[whole]
+        light = ~hidden & whole  # it came to light
         if light.sum() >= LEAST and np.abs(own - picture[part]).mean(2)[light].mean() > WRONG:
-            known = np.where(shown > 0, 0, known)
+            known, shown = np.where(shown > 0, 0, known), 0 * shown
+            self.own[:] = 0
         picture[part][hidden] = own[hidden]
-        return picture, still * np.where(edit, known, compared), np.where(edit, shown, 0)
+        self._leave(~edit | (still == 0))
+        return picture, still * np.where(edit, np.maximum(known, shown), compared)
+
+    def _leave(self, where) -> None:
+        """Of the keyframe's own, what is in these pixels of the frame, bool [H,W], does not count any more."""
+        if self.own.any():
+            self.own[warped(where.astype(np.uint8), np.linalg.inv(self.way)[:2], cv2.INTER_NEAREST) > 0] = 0
 
     def _nothing(self, now):
-        return now.astype(np.float32), 0 * self.known, 0 * self.shown
+        self.own[:] = 0
+        return now.astype(np.float32), 0 * self.known
 
     def share(self) -> torch.Tensor:
         """float32 [H,W]: 1 where it is known what is behind the removed thing, falling to 0 where it is not."""

@@ -2,7 +2,6 @@
 
 import math
 
-import cv2
 import torch
 
 from .anchor import with_missed
@@ -40,15 +39,17 @@ class Beside:
         changed = with_missed(mask, frames, source)  # some of what is in sight may have been taken for the edit
         shown = alpha(changed, CLOSE, CLOSE)
         self.given = {place: (picture, share * shown[place - start]) for place, (picture, share) in self.known.items()}
-        pictures, share = (torch.stack(of).to(frames) for of in zip(*self.given.values()))
-        return torch.lerp(frames, pictures, share)
+        if not any(share.any() for _, share in self.given.values()):
+            return frames
+        given = ((of.to(frames) for of in pair) for pair in self.given.values())
+        return torch.stack([torch.lerp(frame, *pair) for frame, pair in zip(frames, given)])
 
     def _advance(self, source, mask, ahead, place: int) -> None:
         """On to the next frame [3,H,W], which has the mask [1,1,H,W] and this place in the run."""
         seen, size = ahead.companions[place], self.view.fit.size
         edit = alpha(mask, MARGIN // 2, 0)[0, 0] > 0
         others = resize(seen[None].float(), *size)[0, 0] > 0.5
-        dark = cv2.resize(ahead.darkness[place][0].numpy(), size[::-1], interpolation=cv2.INTER_NEAREST)
+        dark = ahead.darkness[place][0].numpy()
         if self.companions is None:
             near = RIM + math.ceil(BESIDE * size[0] / seen.shape[-2])
             self.companions = Companions(source, edit, others, near, dark)

@@ -147,7 +147,8 @@ class View:
 
     def frames(self, indices) -> torch.Tensor:
         """[n,3,*fit.size] float in [0,1]."""
-        return self.fit.apply(self.source[list(indices)]).clamp(0, 1)
+        made = [self.fit.apply(self.source[i : i + 1]) for i in indices]  # one by one: as floats they are large
+        return torch.cat(made).clamp(0, 1)
 
     def picture(self, index: int, part) -> np.ndarray:
         """uint8 [h,w,3]: a part (rows, columns) of a frame at the working size, for OpenCV."""
@@ -165,6 +166,14 @@ class View:
             return found if own is None else self.fit.apply(own)
         own = self.fit.apply(own)
         return own if self.mode == "replace" else torch.maximum(own, found)
+
+    def edit(self, indices, predicted):
+        """`mask`, as far as it says where the edit is in each frame: one of the user's for all frames only says where
+        to look for the predicted one."""
+        if self.given is None or self.per_frame or predicted is None:
+            return self.mask(indices, predicted)
+        found = to_size(predicted, *self.fit.size)
+        return found if self.mode == "join" else torch.minimum(found, self.fit.apply(self.own(indices)))
 
     def region(self, indices):
         """Where the user's masks say that the picture is edited, float [n,1,h,w] at latent size, or None. One mask for

@@ -149,7 +149,7 @@ class Companions:
     def look(self, others, dark=None) -> None:
         """Takes what is in sight of the companions, bool [H,W]: the outlines of those in full sight; of one that is
         hidden in part, or is near another, only how it looks where it must be. dark: uint8 [H,W], as in
-        `shade.darkness`, for the shadows of those in full sight."""
+        `shade.darkness`, for the shadows of those in full sight; smaller than the frame, if things are followed so."""
         parts = _parts(others & ~self.edit)
         beside = cv2.dilate(self.edit.astype(np.uint8), self.near) > 0
         cut = [bool((part & beside).any()) for part in parts]
@@ -179,9 +179,15 @@ class Companions:
         """Looks for the shadow of a companion in full sight, if it is told where; one that was seen better stays."""
         if dark is None:
             return
-        shade = cast(one.shape, dark / np.float32(254), (dark != UNTOLD) & ~self.edit)
+        shape, edit, ratio = one.shape, self.edit, len(self.edit) / len(dark)
+        if shape.shape != dark.shape:
+            shape, edit = (
+                cv2.resize(of.astype(np.float32), dark.shape[::-1], interpolation=cv2.INTER_AREA)
+                for of in (shape, edit)
+            )
+        shade = cast(shape, dark / np.float32(254), (dark != UNTOLD) & (edit == 0))
         if shade is not None and (one.shade is None or shade.explained > STAYS * one.shade.explained):
-            one.shade = shade
+            one.shade = shade.enlarged(ratio)
 
     def shades(self) -> torch.Tensor:
         """float32 [1,H,W]: the share of the light that their shadows take, less the longer one was not in sight."""

@@ -5,15 +5,17 @@ mask, which the source shows (`passing`), and for what is behind a removed thing
 """
 
 import torch
+import torch.nn.functional as F
 
 from .anchor import anchored, with_missed
 from .behind import Behind
 from .compositing import THRESHOLD, alpha
 from .confidence import MARGIN
-from .frames import as_float
+from .frames import as_float, resize
 from .passing import Passing, edited
 
 UNKNOWN = object()  # None is a motion that could not be found
+SIDE = 192  # pixels a side in which what passes is followed: in larger pictures things go farther than flow can see
 FAR = 24  # pixels from the mask, three latent cells: so far the edit may reach where the mask has lost some of it
 
 
@@ -26,7 +28,10 @@ class NextKeyframe:
 
     def __init__(self, view, source, keyframe, anchor: bool, passing: bool, behind: bool):
         self.view, self.anchor = view, anchor
-        self.passing = Passing(source, keyframe) if anchor and passing else None
+        height, width = source.shape[-2:]
+        ratio = min(1.0, SIDE / max(height, width))
+        self.small = max(1, round(height * ratio)), max(1, round(width * ratio))
+        self.passing = Passing(self._small(source), self._small(keyframe)) if anchor and passing else None
         self.behind = None
         if anchor and behind:
             edit = grown(edited(source, keyframe).float()[None, None], MARGIN)
@@ -43,7 +48,8 @@ class NextKeyframe:
         mask = self.view.mask([index], made.mask[place][None])
         mask = with_missed(mask, as_float(made.frames[place])[None], source[None])
         if self.passing is not None:
-            self.passing.advance(source, mask[0, 0] > THRESHOLD, grown(mask, FAR))
+            region = F.adaptive_max_pool2d(grown(mask, FAR).float()[None], self.small)[0] > 0
+            self.passing.advance(self._small(source), self._small(mask[0])[0] > THRESHOLD, region)
         if self.behind is not None:
             edit = grown(mask, MARGIN)
             motion = self.behind.motion_to(source, edit) if motion is UNKNOWN else motion
@@ -59,7 +65,14 @@ class NextKeyframe:
         keyframe = anchored(frame, source, mask)[0]
         if self.behind is not None:
             keyframe = self.behind.filled(keyframe)
-        return keyframe if self.passing is None else torch.lerp(keyframe, source[0], self.passing.kept().to(source))
+        if self.passing is None:
+            return keyframe
+        kept = resize(self.passing.kept()[None], *source.shape[-2:])[0]
+        return torch.lerp(keyframe, source[0], kept.to(source))
+
+    def _small(self, frame):
+        """A frame or mask [C,H,W] as what passes is followed in."""
+        return resize(frame[None], *self.small)[0]
 
 
 def grown(mask: torch.Tensor, pixels: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ and from then on it follows from the companion's outline. That is so of one ligh
 does not look so, there is no shadow to be told.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -30,6 +30,10 @@ class Shade:
     softness: float
     strength: float
     explained: float
+
+    def enlarged(self, ratio: float) -> "Shade":
+        """The same in pictures that are so many times as large as those that it was found in."""
+        return replace(self, aside=tuple(round(n * ratio) for n in self.aside), softness=self.softness * ratio)
 
     def on(self, shape: np.ndarray) -> np.ndarray:
         """float32 [H,W]: the share of the light that the shadow of a shape, float32 [H,W], takes."""

@@ -30,7 +30,8 @@ class Chain:
     """Makes runs. `view` gives pictures and masks at the working size, `noise` a frame's noise.
 
     view.frames(indices) -> [n,3,H,W] in [0,1]; view.mask(indices, predicted [n,1,h,w] or None) -> the mask to use,
-    [n,1,H,W], or None where there is none. colour(made, source, mask) -> made with its colours matched, or None.
+    [n,1,H,W], or None where there is none; view.edit: the same, where it is to say how the edit goes on.
+    colour(made, source, mask) -> made with its colours matched, or None.
     hide(frames, mask) -> what the SCE sees in a second pass, or None for a single pass. keyframes: {frame index:
     picture} that a window shows beside its first one where it comes upon them, to the frames they are nearest to.
     guide_later: whether windows that start from a made frame are sampled with guidance too. passing: whether what only
@@ -130,7 +131,7 @@ class Chain:
         before = range(overlap.start - 1, start, -1)
 
         def shows(p):
-            mask = self.view.mask([run.order[p]], made.mask[places[p]][None] if made.has_mask else None)
+            mask = self.view.edit([run.order[p]], made.mask[places[p]][None] if made.has_mask else None)
             return mask is None or bool((mask > THRESHOLD).any())
 
         candidates = [p for p in overlap if shows(p)] or [p for p in before if shows(p)][:1] or list(overlap)

@@ -1,5 +1,7 @@
 """What is behind a removed thing: kept where it was seen, moved with the camera, and given up where something moves."""
 
+import cv2
+import numpy as np
 import pytest
 import torch
 from panning_scene import FRAMES, SIZE, Guessing, edit, inside, scene
@@ -30,6 +32,23 @@ def test_what_was_seen_before_is_put_behind_the_thing():
     assert inside(GUESS - target[-1]).abs().max() > 60 / 255, "or this showed nothing"
     assert torch.equal(filled[:, :20], GUESS[:, :20]), "the rest of the frame is left alone"
     assert all(torch.equal(*pair) for pair in zip(before, (source, target, GUESS)))
+
+
+def test_what_only_the_keyframe_showed_stays_sharp_and_known_for_any_time():
+    """The camera trembles, the thing stays. Moved on from frame to frame, its place would blur and be forgotten."""
+    random, count = np.random.default_rng(0), 150
+    wide = cv2.GaussianBlur(random.random((SIZE + 32, SIZE + 32, 3), np.float32), (0, 0), 3)
+    wide = 0.5 + 0.12 * (wide - wide.mean()) / wide.std()
+    places = 16 + np.clip(random.normal(0, 0.4, (count, 2)).cumsum(0), -8, 8)
+    moved = [cv2.warpAffine(wide, np.float32([[1, 0, -x], [0, 1, -y]]), (SIZE, SIZE), flags=cv2.INTER_CUBIC)
+             for x, y in places]  # fmt: skip
+    target, hole = torch.from_numpy(np.stack(moved)).movedim(-1, 1).clamp(0, 1), edit()
+    source = torch.where(edit(0), 0.9, target)
+    behind = followed(source, target[0], count, hole)
+    known = torch.from_numpy(behind.known > 0.9) & hole
+    assert known.sum() > 0.7 * hole.sum()
+    off = (torch.from_numpy(behind.picture / 255).movedim(-1, 0) - target[-1]).abs().mean(0)
+    assert off[known].mean() < 1 / 255
 
 
 def test_bytes_are_followed_as_floats_are_and_the_frames_type_is_kept():

@@ -12,6 +12,7 @@ from genprop_core.companions import LEAST, Companion, Companions
 from genprop_core.moving import Moving
 from genprop_core.own_motion import own_motion
 from genprop_core.passing import picture_of
+from genprop_core.shade import UNTOLD
 from genprop_core.tracking import Tracking
 
 
@@ -166,6 +167,19 @@ def test_a_companions_outline_is_found_in_the_film():
         seen = squares[t] & ~near
         assert (found[t] & seen).sum() > 0.8 * seen.sum()
         assert (found[t] & ~squares[t]).sum() < 0.5 * squares[t].sum() and not (found[t] & edit(2)).any()
+
+
+def test_in_large_pictures_its_shadow_is_found_where_it_was_looked_for():
+    """Darkness comes at the size that things are followed in; a shadow is found in that, and laid at the picture's."""
+    ratio, cover, dark = 4, torch.zeros(3, SIZE, SIZE), torch.zeros(3, SIZE, SIZE)
+    square, shadow = draw(cover, 60, 50, 0.3), draw(dark, 72, 58, 0.3)
+    large = np.kron(square.numpy(), np.ones((ratio, ratio), bool))
+    darkness = np.where(square, UNTOLD, np.where(shadow, 127, 0)).astype(np.uint8)
+    nothing, frame = torch.zeros(large.shape, dtype=torch.bool), torch.full((3, *large.shape), 0.5)
+    found = Companions(frame, nothing, torch.from_numpy(large), dark=darkness).shades()[0].numpy()
+    wanted = 0.5 * np.kron((shadow & ~square).numpy(), np.ones((ratio, ratio), np.float32))
+    assert found.max() == pytest.approx(0.5, abs=0.1)
+    assert np.abs(found - wanted)[~large].mean() < 0.25 * wanted.mean()
 
 
 def test_a_shadow_is_no_companion():

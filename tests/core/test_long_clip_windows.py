@@ -110,15 +110,21 @@ def test_guidance_is_for_windows_that_start_from_a_keyframe():
 
 
 @pytest.mark.parametrize("hidden, start", [((6,), 7), ((7,), 6), ((6, 7), 5), ((2, 3, 4, 5, 6, 7), 1)])
-@pytest.mark.parametrize("given", [False, True])
+@pytest.mark.parametrize("given", ["nothing", "every frame's", "one for all", "one, joined"])
 def test_no_window_starts_where_the_removed_thing_is_hidden(hidden, start, given):
-    """Nothing is made there, so that frame is the source's own, and looks as if there were no edit."""
+    """Nothing is made there, so that frame is the source's own, and looks as if there were no edit.
+
+    One mask for all frames only says where to look, so it cannot say where the thing is hidden.
+    """
     frames = clip(15)
     shown = red_mask(frames.float() / 255)
     for index in hidden:
         frames[index] = torch.where(shown[index].bool(), 99, frames[index])
-    model, mask = StandIn(), red_mask(frames.float() / 255) if given else None
-    result = propagate_clip(model, frames, {0: edited(frames)}, ClipSettings(find_shots=False, colour="off"), mask)
+    masks = red_mask(frames.float() / 255)
+    mask = {"nothing": None, "every frame's": masks}.get(given, masks.amax(0, keepdim=True))
+    settings = ClipSettings(find_shots=False, colour="off", mask_mode="join" if given == "one, joined" else "replace")
+    model = StandIn()
+    result = propagate_clip(model, frames, {0: edited(frames)}, settings, mask)
     second = model.calls[1]
     assert torch.equal(second["source"][0], frames[start] / 255)
     assert (second["keyframe"] - second["source"][0]).abs().max() > 0.5

@@ -1,5 +1,7 @@
 """Pixels followed through the mask: what comes from outside is kept, what was removed and its shadow are not."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from genprop_core.assets import SAMPLE
 from genprop_core.frames import as_bytes, as_float
 from genprop_core.images import read_image
 from genprop_core.long_clip import ClipSettings, propagate_clip
+from genprop_core.next_keyframe import NextKeyframe
 from genprop_core.passing import BRIGHTNESS, REMOVED, Passing, edited
 from genprop_core.video_io import read_video
 
@@ -113,6 +116,24 @@ def test_a_window_starts_with_what_passes_as_the_source_has_it(passing):
     passer = (second["keyframe"] - source[start])[:, 56:72, columns(start)].abs().mean()
     assert (passer < 0.02) == passing
     assert (second["keyframe"][:, 42:46, 52:92] - 0.5).abs().max() < 0.02, "the red thing stays away"
+
+
+def test_in_large_pictures_what_passes_is_kept_too():
+    """Where things go far from frame to frame, too far for flow to see at that size."""
+    scale, count = 6, 12
+    source, target = (F.interpolate(of[:count], scale_factor=scale, mode="bilinear") for of in scene())
+    mask = F.interpolate(region().float()[None, None], scale_factor=scale)
+    made = torch.where(mask > 0, 0.5, source)
+    view = SimpleNamespace(frames=lambda indices: source[list(indices)], mask=lambda indices, predicted: mask)
+    at = SimpleNamespace(frames=made, mask=mask.expand(count, -1, -1, -1), has_mask=True)
+    following = NextKeyframe(view, source[0], target[0], anchor=True, passing=True, behind=False)
+    for t in range(1, count):
+        following.advance(at, t, t, source[t])
+    picture, last = following.picture(at, count - 1, count - 1), count - 1
+    rows, there = slice(56 * scale, 72 * scale), columns(last)
+    passer = (picture - source[last])[:, rows, slice(max(52, there.start) * scale, there.stop * scale)]
+    assert passer.numel() and passer.abs().mean() < 0.02
+    assert (picture[:, 42 * scale : 46 * scale, 52 * scale : 92 * scale] - 0.5).abs().max() < 0.02
 
 
 def _colour_halved(frame):
