@@ -69,20 +69,16 @@ def loops(model: GenProp):
         )[0]
 
     def encode_again(step, steps):
-        if step < steps:  # the first step has its own
+        if step < steps:  # what the first step starts from is encoded apart, as for all variants
             model.base.vae.encode(source * 2 - 1)  # without our memory layout, which is no part of that design
             source_features(model.adapters, condition)
-
-    def per_step(steps):
-        encode_again(0, 1)
-        return ours(model.adapters, encode_again)(steps)
 
     variants = {
         "diffusers": diffusers_loop(model, condition, noise, len(source)),
         "plain": ours(None),
         "static": ours(model.adapters),
         "fused": ours(fused),
-        "per_step": per_step,
+        "per_step": ours(model.adapters, encode_again),
     }
     latents = ours(None)(1)[0]
     return variants, {

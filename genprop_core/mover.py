@@ -89,7 +89,7 @@ class Mover:
         for number in range(1, count):
             part = (parts == number) & self.moves
             inside = part & ~empty
-            mine, others = inside & (kind == REMOVED), _without_lines(inside & (kind == KEPT))
+            mine, others = inside & (kind == REMOVED), without_specks(inside & (kind == KEPT))
             if others.any():
                 if not (mine & ahead).any() and mine.sum() < MAIN * (kind == REMOVED).sum():
                     another |= mine  # it went along with the other thing
@@ -151,7 +151,8 @@ def filled(mask: np.ndarray, hole: int = HOLE) -> np.ndarray:
     return cv2.drawContours(closed, outlines, -1, 1, -1)[hole:-hole, hole:-hole] > 0
 
 
-def _without_lines(mask: np.ndarray) -> np.ndarray:
+def without_specks(mask: np.ndarray) -> np.ndarray:
+    """A bool mask without what is thinner than 3 pixels."""
     return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
 
 

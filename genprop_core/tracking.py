@@ -18,7 +18,7 @@ from .companions import Companions
 from .compositing import THRESHOLD
 from .confidence import MARGIN
 from .frames import resize
-from .mover import Mover, filled
+from .mover import Mover, filled, without_specks
 from .moving import Moving
 from .next_keyframe import FAR, grown
 from .passing import KEPT, LOST, REMOVED, Passing, difference, edited, picture_of
@@ -62,7 +62,7 @@ class Tracking:
         now = picture_of(source)
         self.colours.learn(now, self.thing & ~_shadow(now, picture_of(keyframe)), edit.numpy())
         self._by_what_moves(now, np.ones_like(self.thing), self.thing)
-        self.thing = self.last = _without_specks(self.passing.kind == REMOVED)
+        self.thing = self.last = without_specks(self.passing.kind == REMOVED)
         shadow = _shadow(now, self.mover.backdrop) | _shadow(now, picture_of(keyframe))
         others = self.mover.moves & ~shadow & ~self._grown(self.thing, EDGE).numpy()
         self.stiff = Stiff(now, self.thing & ~shadow, self.thing & shadow, others)
@@ -89,13 +89,13 @@ class Tracking:
         self.empty = known & (_soft(difference(now, self.behind.picture)) < SAME)  # what is behind it is in sight there
         kind[self.empty & (kind == REMOVED)] = KEPT
         telling = self.colours.telling(now)
-        found = _without_specks(near & telling & ~self.empty & ~self.mover.still() & (kind == LOST))
+        found = without_specks(near & telling & ~self.empty & ~self.mover.still() & (kind == LOST))
         kind[found], self.passing.colour[found] = REMOVED, now[found]
         kind[(kind == REMOVED) & ~known & ~telling & ~self.mover.moves] = LOST
         self._by_what_moves(now, near, known & ~self.empty)
         shadow = _shadow(now, self.mover.backdrop) | _shadow(now, self.behind.picture) & known
         self._by_outlines(source, now, shadow)
-        self.thing = _without_specks(kind == REMOVED)
+        self.thing = without_specks(kind == REMOVED)
         whole = self.mover.of_its_size(self.thing)
         kind[self.thing & ~whole] = LOST
         self.thing = whole
@@ -155,7 +155,7 @@ class Tracking:
 
         Mere shadows may be the thing's. While all of it is hidden it may be lost, and nothing is sure.
         """
-        others = _without_specks((self.passing.kind == KEPT) & self.mover.moves & ~self._near() & self.thing.any())
+        others = without_specks((self.passing.kind == KEPT) & self.mover.moves & ~self._near() & self.thing.any())
         _, parts = cv2.connectedComponents(others.astype(np.uint8))
         shadow = np.bincount(parts.ravel(), _shadow(self.passing.frame, self.mover.backdrop).ravel())
         mere = shadow > MOSTLY * np.bincount(parts.ravel())
@@ -199,7 +199,3 @@ def _shadow(now: np.ndarray, behind: np.ndarray) -> np.ndarray:
 
 def _soft(values: np.ndarray) -> np.ndarray:
     return cv2.blur(values, (3, 3))
-
-
-def _without_specks(mask: np.ndarray) -> np.ndarray:
-    return cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)) > 0
