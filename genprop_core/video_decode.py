@@ -146,7 +146,9 @@ def _declared_end(container, stream) -> float | None:
     if tag:
         return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
     if "mp4" in container.format.name and stream.duration:
-        return float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+        # In fragments the duration may be the end itself, or the length: the earlier of the two is sure to be there.
+        start = stream.start_time or 0 if stream.frames else 0
+        return float((start + stream.duration) * stream.time_base)
     return None
 
 

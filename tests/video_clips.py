@@ -16,12 +16,15 @@ def clip(frames=12, height=48, width=64, noise=3):
     return (moving + torch.randint(-noise, noise + 1, moving.shape, generator=generator)).clamp(0, 255).to(torch.uint8)
 
 
-def encode(path, codec, pix_fmt, frames, rate=Fraction(24), options=None, muxer=None):
+def encode(path, codec, pix_fmt, frames, rate=Fraction(24), options=None, muxer=None, first=0):
+    """first: the time of the first frame, in frames."""
     with av.open(str(path), "w", options=muxer or {}) as output:
         stream = output.add_stream(codec, rate=rate, options=options or {})
         stream.height, stream.width, stream.pix_fmt = frames.shape[1], frames.shape[2], pix_fmt
-        for frame in frames.numpy():
-            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        for index, image in enumerate(frames.numpy(), first):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = index, 1 / Fraction(rate)
+            output.mux(stream.encode(frame))
         output.mux(stream.encode())
     return path
 

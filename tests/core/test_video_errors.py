@@ -44,6 +44,21 @@ def test_an_mp4_cut_between_two_frames_is_an_error(tmp_path):
         read_video(path)
 
 
+@pytest.mark.parametrize("flags, first", [("dash", 0), ("frag_keyframe+delay_moov+frag_discont", 120)])
+def test_an_mp4_in_fragments_is_whole_until_it_is_cut(tmp_path, flags, first):
+    """Its declared duration may be the time at which it ends, not its length."""
+    path = encode(tmp_path / "a.mp4", "libx264", "yuv420p", clip(24), options={"g": "8"},
+                  muxer={"movflags": flags}, first=first)  # fmt: skip
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.frames == 0 and stream.start_time > 0
+    assert len(read_video(path).frames) == probe(path).frames == 24
+    data = path.read_bytes()
+    path.write_bytes(data[:data.rfind(b"mdat") + 40])
+    with pytest.raises(GenPropError, match="breaks off after"):
+        read_video(path)
+
+
 def test_damaged_bytes_in_the_middle_are_an_error(tmp_path):
     path = encode(tmp_path / "a.mp4", "libx264", "yuv420p", clip(24))
     data = bytearray(path.read_bytes())
