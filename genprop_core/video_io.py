@@ -7,6 +7,7 @@ from statistics import median
 
 import numpy as np
 import torch
+from av.sidedata.sidedata import Type
 
 from .audio_track import readable_track
 from .errors import GenPropError
@@ -109,9 +110,9 @@ def iter_video(path, least: int = 2, transparent: str = "dropped") -> Iterator[t
     """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
-    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB, and quarter turns in the metadata are
-    applied. Alpha is dropped, or, of a folder's images, taken as `transparent` says (see `read_image`). Colours of a
-    file that does not say how they are stored are read as players read them, by its size. Frames with uneven timing
+    order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB, and the metadata's turns and mirrorings
+    are applied. Alpha is dropped, or, of a folder's images, taken as `transparent` says (see `read_image`). Colours of
+    a file that does not say how they are stored are read as players read them, by its size. Frames with uneven timing
     come out one after the other, none doubled, none dropped (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
@@ -170,12 +171,17 @@ def _quarter_turns(frame) -> int:
     return round(frame.rotation / 90) % 4  # counter-clockwise, as np.rot90 counts
 
 
+def _mirrored(frame) -> bool:
+    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    return matrix is not None and np.linalg.det(np.frombuffer(matrix, np.int32).reshape(3, 3)[:2, :2]) < 0
+
+
 def _shown_size(frame) -> tuple[int, int]:
     return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
 
 
 def _rgb(frame) -> torch.Tensor:
-    turns = _quarter_turns(frame)
+    turns, mirrored = _quarter_turns(frame), _mirrored(frame)
     untold = frame.colorspace == UNTOLD and not frame.format.is_rgb
     matrix = "ITU709" if untold and (frame.height > SD[0] or frame.width >= SD[1]) else None  # None: the frame's own
     # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ, and any range as
@@ -183,6 +189,7 @@ def _rgb(frame) -> torch.Tensor:
     frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601",
                            src_color_range=frame.color_range, interpolation=CONVERSION)  # fmt: skip
     array = frame.to_ndarray()  # [H,W,3]
+    array = array[::-1] if mirrored else array  # first: the angle is that of the x axis, which this leaves as it is
     return torch.from_numpy(np.ascontiguousarray(np.rot90(array, turns)))
 
 

@@ -130,8 +130,19 @@ def test_reads_grey(tmp_path):
     assert (read[..., 0].double() - grey).abs().mean() < 3
 
 
-@pytest.mark.parametrize("matrix, turns", [((0, 1, -1, 0), -1), ((0, -1, 1, 0), 1), ((-1, 0, 0, -1), 2)])
-def test_rotation_in_the_metadata_is_applied(tmp_path, matrix, turns):
+SHOWN = {  # display matrix: what players make of [H,W,3]
+    (0, 1, -1, 0): lambda image: image.rot90(-1),
+    (0, -1, 1, 0): lambda image: image.rot90(1),
+    (-1, 0, 0, -1): lambda image: image.rot90(2),
+    (-1, 0, 0, 1): lambda image: image.flip(1),
+    (1, 0, 0, -1): lambda image: image.flip(0),
+    (0, 1, 1, 0): lambda image: image.transpose(0, 1),
+    (0, -1, -1, 0): lambda image: image.transpose(0, 1).flip(0, 1),
+}
+
+
+@pytest.mark.parametrize("matrix", [(1, 0, 0, 1), *SHOWN])
+def test_turns_and_mirrorings_in_the_metadata_are_applied(tmp_path, matrix):
     frames = clip(3)
     path = encode(tmp_path / "phone.mp4", "libx264", "yuv420p", frames)
     plain = read_video(path).frames
@@ -140,10 +151,10 @@ def test_rotation_in_the_metadata_is_applied(tmp_path, matrix, turns):
     start = data.find(b"tkhd") + 4 + 40  # the matrix follows 40 bytes of version-0 fields
     data[start:start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
-    turned = read_video(path).frames
-    assert torch.equal(turned, torch.rot90(plain, turns, dims=(1, 2)))
+    shown = read_video(path).frames
+    assert torch.equal(shown, torch.stack([SHOWN.get(matrix, torch.clone)(image) for image in plain]))
     info = probe(path)
-    assert (info.height, info.width) == tuple(turned.shape[1:3])
+    assert (info.height, info.width) == tuple(shown.shape[1:3])
 
 
 def test_a_folder_is_read_in_natural_order(tmp_path):
