@@ -13,7 +13,9 @@ from .errors import GenPropError
 # lose 1/255 of brightness, and its chroma would be blocky. Plain numbers, as older PyAV cannot combine its flags.
 CONVERSION = 0x4 | 0x40000 | 0x2000
 HDR = {16: "PQ", 18: "HLG"}  # transfer characteristics, as ITU-T H.273 counts them
+MATRICES = {*range(8), 9}  # those that libswscale reads, as H.273 counts them
 TO_SDR = "zscale=t=linear:npl=100,tonemap=hable,zscale=p=bt709:t=bt709:m=bt709:r=tv,format=yuv420p"
+TO_BT709 = "zscale=m=bt709:r=tv,format=yuv420p"
 
 
 @contextmanager
@@ -78,8 +80,8 @@ def decode(path):
     """Yields every frame (av.VideoFrame) of a file's first video track.
 
     Raises GenPropError for a video of a codec that is unknown here, for one in high dynamic range, whose numbers are no
-    colours as pictures have them, where a packet or frame is damaged, and at the end when less came than the file
-    declares.
+    colours as pictures have them, for one whose colours are stored in a way that cannot be read here, where a packet or
+    frame is damaged, and at the end when less came than the file declares.
     """
     with open_media(path) as container:
         if not container.streams.video:
@@ -106,6 +108,8 @@ def decode(path):
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise _damaged(path, tally, "the next is corrupt")
+                    if frame.colorspace not in MATRICES:
+                        raise _unread_colours(path, frame)
                     tally.frame(frame)
                     yield frame
         except (av.FFmpegError, OSError) as error:
@@ -116,6 +120,12 @@ def decode(path):
 def _damaged(path, tally: _Tally, why: str) -> GenPropError:
     return GenPropError(f"Expected a whole video, but {path} breaks off after {tally.shown} frames ({why}). "
                         "It may be truncated or damaged; copy or export it again.")
+
+
+def _unread_colours(path, frame) -> GenPropError:
+    return GenPropError(f"Expected colours stored as BT.601, BT.709 or BT.2020 store them, but those of {path} are "
+                        f"stored by matrix {int(frame.colorspace)} of H.273, which cannot be read here. Convert it "
+                        f'first, for example: ffmpeg -i IN -vf "{TO_BT709}" OUT.')
 
 
 def _check_whole(path, container, stream, tally: _Tally):

@@ -171,3 +171,12 @@ def test_high_dynamic_range_is_refused_with_what_to_do(tmp_path, transfer, kind)
     for read in (read_video, probe):
         with pytest.raises(GenPropError, match=rf"hdr\.mp4 is HDR \({kind}\).*ffmpeg -i IN -vf .*tonemap"):
             read(path)
+
+
+@pytest.mark.parametrize("pix_fmt, matrix, number", [("yuv444p", "YCgCo", 8), ("yuv420p10le", "bt2020c", 10)])
+def test_colours_stored_in_a_rare_way_are_refused_with_what_to_do(tmp_path, pix_fmt, matrix, number):
+    path = tmp_path / "rare.mp4"
+    encode(path, "libx264", pix_fmt, clip(3), options={"x264-params": f"colormatrix={matrix}"})
+    for read in (read_video, probe):
+        with pytest.raises(GenPropError, match=rf"of .*rare\.mp4 are stored by matrix {number} of .*ffmpeg -i IN -vf"):
+            read(path)
