@@ -5,7 +5,8 @@ A row names a clip's source and keyframes and may set any other option of a clip
     source,keyframe,seed            {"source": "a.mp4", "keyframe": ["0:a0.png", "40:a40.png"], "seed": 3}
     a.mp4,0:a0.png;40:a40.png,3
 
-Paths are relative to the manifest; `out` is relative to --out and by default the source's name. A row is finished when
+Paths are relative to the manifest; `out` is relative to --out and by default the source's name, with -2, -3 and so on
+where rows before have taken it: rows that are added at the end leave the others their folders. A row is finished when
 the metrics.json in its folder was written for the same row: then it is skipped.
 """
 
@@ -14,9 +15,11 @@ import copy
 import csv
 import hashlib
 import io
+import itertools
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,17 +66,20 @@ def read_manifest(arguments) -> list[Row]:
     given = _rows(path)
     if not given:
         raise GenPropError(f"Expected at least one row in {path}, got none.")
-    stems = [Path(str(values.get("source", ""))).stem for values in given]
-    same = [stem.casefold() for stem in stems]  # to many a disk, Clip and clip are one folder
-    rows, taken = [], {}
-    for number, (values, stem) in enumerate(zip(given, stems), 1):
+    rows, taken, counts = [], {}, {}
+    for number, values in enumerate(given, 1):
         try:
             own = _arguments(values, arguments, path.parent)
         except GenPropError as error:
             raise GenPropError(f"Row {number} of {path}: {error}") from None
-        name = values.get("out") or (stem if same.count(stem.casefold()) == 1 else f"{number:04d}-{stem}")
+        name = values.get("out")
+        if not name:
+            name = stem = Path(str(values.get("source", ""))).stem
+            count = counts.setdefault(stem.casefold(), itertools.count(2))
+            while _folder(arguments.out / name) in taken:
+                name = f"{stem}-{next(count)}"
         own.out = arguments.out / str(name)
-        folder = os.path.normpath(own.out).casefold()
+        folder = _folder(own.out)
         if folder in taken:
             raise GenPropError(
                 f"Expected a folder of its own for every row of {path}, but rows {taken[folder]} and {number} both "
@@ -82,6 +88,10 @@ def read_manifest(arguments) -> list[Row]:
         taken[folder] = number
         rows.append(Row(number, own, _digest(own)))
     return rows
+
+
+def _folder(path: Path) -> str:
+    return os.path.normpath(path).casefold()  # to many a disk, Clip and clip are one
 
 
 def _rows(path: Path) -> list[dict]:
@@ -198,7 +208,13 @@ def run_manifest(arguments, say=print) -> int:
     rows, (index, count, device) = read_manifest(arguments), this_process()
     check_writable(arguments.out)
     mine = rows[index::count]
-    todo = [row for row in mine if not row.finished]
+    todo = []
+    for row in mine:
+        if row.finished:
+            with suppress(OSError):
+                (row.arguments.out / ERROR).unlink(missing_ok=True)  # of a run that asked for something else
+        else:
+            todo.append(row)
     model = load_model(arguments, chosen_device(arguments.device, device)) if todo else None
     failed = []
     for row in todo:

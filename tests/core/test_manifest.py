@@ -64,9 +64,10 @@ def test_rows_are_done_once_and_a_failed_one_does_not_stop_the_others(folder, pi
     assert run(folder, "clips.csv", TABLE, "--seed", "5") == 0
     assert pipeline.seeds[3:] == [3, 5, 5] and "3 done, 0 were done already" in capsys.readouterr().out
     del pipeline.seeds[3:]
-    # and a row that asks for something else
+    # and a row that asks for something else; a folder whose row is done does not say that one failed
+    (out / "second" / "error.txt").write_text("another row's")
     assert run(folder, "clips.csv", TABLE.replace("k0.png,3", "k0.png,4"), "--seed", "5") == 0
-    assert pipeline.seeds == [3, 5, 5, 4]
+    assert pipeline.seeds == [3, 5, 5, 4] and not (out / "second" / "error.txt").exists()
 
 
 @pytest.mark.parametrize("name", ["clips.csv", "clips.jsonl"])
@@ -82,8 +83,8 @@ def test_lines_of_json_say_the_same(folder, pipeline):
     lines = [{"source": "a.mp4", "keyframes": {"0": "k0.png", "6": "k6.png"}, "composite": "off"},
              {"source": "a.mp4", "keyframe": ["6:k6.png"], "mask-mode": "join", "lossless": "on"}]  # fmt: skip
     assert run(folder, "clips.jsonl", "\n".join(json.dumps(line) for line in lines)) == 0
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["0001-a", "0002-a"]
-    stated = [json.loads((folder / "out" / n / "metrics.json").read_text())["settings"] for n in ("0001-a", "0002-a")]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["a", "a-2"]
+    stated = [json.loads((folder / "out" / n / "metrics.json").read_text())["settings"] for n in ("a", "a-2")]
     assert [s["composite"] for s in stated] == ["off", "on"] and stated[1]["mask_mode"] == "join"
     assert [len(s["keyframe"]) for s in stated] == [2, 1] and [s["lossless"] for s in stated] == ["off", "on"]
 
@@ -115,11 +116,23 @@ def test_a_row_is_another_when_a_picture_in_its_folders_is(folder, monkeypatch):
     assert len(seen) == 4
 
 
-def test_names_that_are_one_on_many_disks_are_numbered(folder):
-    (folder / "m.csv").write_text("source,keyframe\nx/Clip.mp4,k0.png\ny/clip.mp4,k0.png\n")
-    given = ["propagate", "--manifest", str(folder / "m.csv"), "--out", "out"]
-    rows = manifest.read_manifest(cli.build_parser().parse_args(given))
-    assert [row.arguments.out.name for row in rows] == ["0001-Clip", "0002-clip"]
+@pytest.mark.parametrize(
+    "sources, names",
+    [
+        (["x/Clip.mp4", "y/clip.mp4"], ["Clip", "clip-2"]),  # one folder on many a disk
+        (["a.mp4", "b.mp4", "a.mp4", "a.mov"], ["a", "b", "a-2", "a-3"]),
+        (["a.mp4", "a-2.mp4", "a.mp4"], ["a", "a-2", "a-3"]),
+        (["a.mp4", "a.mp4", "a-2.mp4", "A-2.mp4"], ["a", "a-2", "a-2-2", "A-2-3"]),
+        (["x.mp4,a", "a.mp4", "a.mp4"], ["a", "a-2", "a-3"]),
+        (["", ""], ["out", "-2"]),
+    ],
+)
+def test_every_row_has_a_folder_that_rows_added_later_leave_to_it(folder, sources, names):
+    for count in range(1, len(sources) + 1):
+        (folder / "m.csv").write_text("\n".join(["keyframe,source,out", *(f"k0.png,{s}" for s in sources[:count])]))
+        given = ["propagate", "--manifest", str(folder / "m.csv"), "--out", "out"]
+        rows = manifest.read_manifest(cli.build_parser().parse_args(given))
+        assert [row.arguments.out.name for row in rows] == names[:count]
 
 
 @pytest.mark.parametrize(
