@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from genprop_core.device import accelerator
+
 from .common import clock, facts, flops_of_steps, medians, parser, show
 from .timing import interleave, ratio
 
@@ -26,7 +28,7 @@ def start(checkout: Path, folder: Path):
     # our nodes/ would hide ComfyUI's nodes.py
     sys.path[:] = [str(checkout)] + [p for p in sys.path if Path(p or ".").resolve() != ROOT]
     sys.argv = ["main.py", "--base-directory", str(folder)]
-    if not torch.accelerator.is_available():
+    if accelerator() is None:
         sys.argv.append("--cpu")
     import comfy.options
 

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from genprop_core import machine
 from genprop_core.assets import SAMPLE
+from genprop_core.device import accelerator
 from genprop_core.files import write_json
 from genprop_core.pipeline import GenProp, as_float
 from genprop_core.video_io import read_image, read_video
@@ -25,7 +26,7 @@ def sample_clip() -> tuple[torch.Tensor, torch.Tensor]:
 
 def clock():
     """The processor's time where one thread does the work, which other programs do not disturb; else the wall's."""
-    alone = torch.get_num_threads() == 1 and not torch.accelerator.is_available()
+    alone = torch.get_num_threads() == 1 and accelerator() is None
     return time.process_time if alone else time.perf_counter
 
 

@@ -4,15 +4,20 @@ import torch
 
 
 def accelerator() -> torch.device | None:
-    """The kind of this machine's accelerator where it has one that works. A torch before 2.6 cannot tell: none then."""
-    known = getattr(torch, "accelerator", None)
-    return known.current_accelerator() if known is not None and known.is_available() else None
+    """The kind of this machine's accelerator where it has one that works."""
+    if hasattr(torch, "accelerator"):
+        return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    working = (kind for kind in (torch.cuda, torch.backends.mps) if kind.is_available())  # for a torch before 2.6
+    return next((torch.device(kind.__name__.rpartition(".")[2]) for kind in working), None)
 
 
 def own_accelerator(number: int) -> torch.device | None:
     """The accelerator of a process by its number on this machine, from 0; processes in excess share them."""
     found = accelerator()
-    return None if found is None else torch.device(found.type, number % torch.accelerator.device_count())
+    if found is None:
+        return None
+    counting = getattr(torch, "accelerator", None) or getattr(torch, found.type)
+    return torch.device(found.type, number % counting.device_count())
 
 
 def chosen_device(given: str | None, own: torch.device | None = None) -> str:

@@ -223,10 +223,17 @@ def test_a_process_keeps_to_its_own_accelerator(folder, pipeline, monkeypatch):
     assert given == ["cuda:2", "cuda:2", "cuda:0", "cpu"]
 
 
-def test_a_torch_that_knows_no_accelerators_runs_on_the_cpu(monkeypatch):
+def test_a_torch_that_knows_no_accelerators_is_asked_for_those_it_has(monkeypatch):
     monkeypatch.delattr(torch, "accelerator")
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
     assert device.accelerator() is device.own_accelerator(1) is None
     assert device.chosen_device(None) == "cpu" and device.chosen_device("cuda:1") == "cuda:1"
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert device.chosen_device(None) == "mps"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert device.chosen_device(None) == "cuda" and device.own_accelerator(3) == torch.device("cuda", 1)
 
 
 def test_keyframes_are_named_by_their_index(tmp_path):
