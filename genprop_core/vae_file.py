@@ -22,8 +22,9 @@ def load_vae(path, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     Raises GenPropError for anything else, and for the TAESD of other models.
     """
     path = Path(path)
-    if any(other in path.name.lower() for other in ("taesdxl", "taesd3", "taef1")):
-        raise GenPropError(f"Expected SD 1.5's TAESD (its latents are SVD's), got {path.name}. Use taesd.")
+    whole = path.absolute()  # a file of Hugging Face's cache says nothing by its own name
+    if any(other in str(whole).lower() for other in ("taesdxl", "taesd3", "taef1")):
+        raise GenPropError(f"Expected SD 1.5's TAESD (its latents are SVD's), got another's ({whole}). Use taesd.")
     if path.is_dir():
         part = open_part(path / "vae" if (path / "vae").is_dir() else path, "vae")
     elif path.suffix.lower() in (".pth", ".pt", ".ckpt", ".bin"):

@@ -1,5 +1,6 @@
 """Checkpoints that differ from the official one: ComfyUI's names, quant_conv, another VAE."""
 import re
+import shutil
 
 import pytest
 import svd_checkpoint
@@ -78,8 +79,11 @@ def test_tiny_vae_alone(svd, tmp_path):
     (pair / "taesd_decoder.safetensors").unlink()
     with pytest.raises(ValueError, match="Expected TAESD's decoder as .*taesd_decoder.safetensors"):
         load_vae(pair / "taesd_encoder.safetensors")
-    with pytest.raises(ValueError, match="Expected SD 1.5's TAESD .*, got taesdxl.safetensors"):
-        load_vae(tmp_path / "taesdxl.safetensors")
+    cached = tmp_path / "models--madebyollin--taesdxl" / "snapshots" / "9e43909"
+    shutil.copytree(tmp_path / "mini" / "vae", cached)
+    for path in (tmp_path / "taesdxl.safetensors", cached, cached / "diffusion_pytorch_model.safetensors"):
+        with pytest.raises(ValueError, match=rf"Expected SD 1.5's TAESD .*, got another's .{re.escape(str(path))}"):
+            load_vae(path)
     raw["taesd_decoder.1.weight"], raw["taesd_encoder.14.weight"] = torch.zeros(64, 16, 3, 3), torch.zeros(16, 64, 3, 3)
     save_file(raw, tmp_path / "both.safetensors")
     with pytest.raises(ValueError, match="4 latent channels .*, got 16"):
