@@ -1,8 +1,8 @@
 """From the mask at latent size to one at pixel size: borders that follow the picture, no flicker, no holes.
 
 How it is meant to be called: `steady` once on the latent masks of a whole clip (it looks at a frame's neighbours),
-then `upsample` on any part of it with the source's frames, then `close_holes`; or `refine`, which is the three in this
-order, frame by frame. A user's mask joins or replaces the result afterwards. `overlay` shows what grow and feather do.
+then `upsample` on any part of it with the source's frames, then `close_holes`. A user's mask joins or replaces the
+result afterwards. `overlay` shows what grow and feather do.
 """
 
 import cv2
@@ -11,32 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from .compositing import FEATHER, GROW, THRESHOLD, alpha, blend
-from .errors import GenPropError
 from .frames import as_float, like
 
 CELLS = 4  # the guide has this many pixels along a latent: finer ones cost time and change little
 RADIUS = 2  # guide pixels: half a latent, within which a border may move
 SOFTNESS = 1e-4  # variance of colour (in [0,1]) from which on a border in the picture is one of the mask's
 HOLE = 0.02  # of the frame's area: a larger gap within the region is meant
-
-
-def refine(probability: torch.Tensor, frames: torch.Tensor, over_time=True, guided=True, holes=True) -> torch.Tensor:
-    """probability [T,1,h,w] in [0,1] of the clip frames [T,3,H,W] -> mask [T,1,H,W] in the frames' dtype and range.
-
-    Each of the three steps can be left out; without the guide the upsampling is bilinear. Raises GenPropError when
-    the masks and the frames are not equally many.
-    """
-    if len(probability) != len(frames):
-        raise GenPropError(f"The mask has {len(probability)} frames, the video {len(frames)}. Give one mask a frame.")
-    probability = steady(probability) if over_time else probability.float()
-    out = frames.new_empty(len(frames), 1, *frames.shape[-2:])
-    for there, mask, frame in zip(out, probability, frames):
-        if guided:
-            mask = upsample(mask[None], frame[None])
-        else:
-            mask = F.interpolate(mask[None], frames.shape[-2:], mode="bilinear")
-        there.copy_(like(close_holes(mask) if holes else mask, frames)[0])
-    return out
 
 
 def steady(probability: torch.Tensor) -> torch.Tensor:

@@ -11,14 +11,14 @@ from .checkpoint import AdapterFile, load_adapters
 from .clip_input import check_aspect, check_clip
 from .errors import GenPropError
 from .fit import Fit
-from .frames import as_float, resize
+from .frames import as_float
 from .headless_windows import HeadlessWindows
 from .long_clip import ClipResult, ClipSettings, checked, make, propagate_clip
 from .offload import Placement
 from .out_of_memory import explained
 from .sampler import SamplerSettings, SourceFeatures, sample, source_features
 
-__all__ = ["GenProp", "PropagateSettings", "Result", "as_float", "check_aspect", "nearest_size", "resize"]
+__all__ = ["GenProp", "PropagateSettings", "Result", "as_float", "check_aspect", "nearest_size"]
 
 
 @dataclass(frozen=True)

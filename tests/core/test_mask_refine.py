@@ -6,8 +6,7 @@ import torch.nn.functional as F
 
 from genprop_core import metrics
 from genprop_core.conditioning import mask_to_latents
-from genprop_core.errors import GenPropError
-from genprop_core.mask_refine import close_holes, overlay, refine, steady, upsample
+from genprop_core.mask_refine import close_holes, overlay, steady, upsample
 from genprop_core.overlay_picture import overlay_picture
 
 
@@ -72,21 +71,6 @@ def test_holes_are_filled_and_larger_or_open_gaps_kept():
     assert torch.equal(found, mask)
     assert torch.equal(close_holes(torch.zeros(1, 1, 9, 9)), torch.zeros(1, 1, 9, 9))
     assert close_holes(torch.ones(1, 1, 9, 9)).eq(1).all()
-
-
-def test_refine_is_its_three_steps():
-    frames, mask = scene()
-    latent = mask_to_latents(mask)
-    latent[2] = 0
-    found = refine(latent, frames)
-    assert found.dtype == torch.uint8 and found.shape == mask.shape
-    by_hand = close_holes(upsample(steady(latent), frames))
-    assert torch.equal(found, (by_hand * 255).round().to(torch.uint8))
-    assert metrics.iou(found / 255.0, mask) > 0.9
-    plain = refine(latent, frames / 255.0, over_time=False, guided=False, holes=False)
-    assert torch.equal(plain, F.interpolate(latent, mask.shape[-2:], mode="bilinear"))
-    with pytest.raises(GenPropError, match="The mask has 4 frames, the video 5. Give one mask a frame."):
-        refine(latent[:4], frames)
 
 
 def test_the_overlay_shows_grow_and_feather():
