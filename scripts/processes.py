@@ -86,7 +86,8 @@ else:
 def main(body):
     """Runs a script's `body(arguments)` and exits with its code. What the user can mend is one line, no traceback."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")
+        if hasattr(stream, "reconfigure"):  # not where another program has put a stream of its own
+            stream.reconfigure(errors="replace")
     try:
         sys.exit(body(sys.argv[1:]))
     except SetupError as error:

@@ -9,6 +9,10 @@ import sys
 if sys.version_info < (3, 10):
     sys.exit("Error: Expected Python 3.10 to 3.13, this is " + sys.version.split()[0] + ". Get one at python.org.")
 
+# a Python that runs isolated, like that of ComfyUI's portable edition, does not look beside the script
+if os.path.dirname(os.path.abspath(__file__)) not in sys.path:
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+
 from environment import ROOT, find_comfyui, plain, prepare, with_comfyui
 from processes import main, run, say
 

@@ -1,5 +1,6 @@
 """What a user of the scripts reads when something goes wrong."""
 import ast
+import io
 import re
 import subprocess
 import sys
@@ -78,6 +79,21 @@ def test_an_old_python_is_told_so_in_one_line(script):
     result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, encoding="utf-8")
     assert result.returncode == 1
     assert re.fullmatch(r"Error: Expected Python 3\.10 to 3\.13, this is .*python\.org\.\n", result.stderr)
+
+
+@pytest.mark.parametrize("script", ["demo.py", "test.py"])
+def test_a_python_that_does_not_look_beside_the_script_runs_it(script):
+    """As ComfyUI's portable one; -I makes this one such."""
+    command = [sys.executable, "-I", str(ROOT / "scripts" / script), "--help"]
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
+    assert result.returncode == 0 and f"usage: python scripts/{script}" in result.stdout, result.stderr
+
+
+def test_another_programs_stream_will_do(processes, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with pytest.raises(SystemExit) as ended:
+        processes.main(lambda arguments: processes.say("done") or 3)
+    assert ended.value.code == 3 and sys.stdout.getvalue() == "done\n"
 
 
 def test_errors_end_the_script_with_one_line(processes):
