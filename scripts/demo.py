@@ -59,11 +59,11 @@ def given(arguments, name):
 
 
 def command(arguments):
-    """Arguments for `propagate`: the sample's files, unless the user brings a clip, and then what the user gave."""
+    """Arguments for `propagate`: the sample's files, unless the user brings clips, and then what the user gave."""
     ours = [] if given(arguments, "--base") else ["--base", "mini"]
     if not given(arguments, "--out"):
         ours += ["--out", str(ROOT / "output" / "demo")]
-    if not given(arguments, "--source"):
+    if not given(arguments, "--source") and not given(arguments, "--manifest"):
         ours += ["--source", str(SAMPLE / "source.mp4")]
         if not given(arguments, "--keyframe"):  # the truth belongs to the sample's own edit
             ours += ["--keyframe", str(SAMPLE / "keyframe.png")]
@@ -93,11 +93,13 @@ def body(arguments):
     python = prepare(*plain())
     passed_on = command(arguments)
     out = Path(given(passed_on, "--out"))
-    say("Carrying the edit through the clip (the sample takes about half a minute on an idle CPU) ...")
+    many = given(arguments, "--manifest") is not None
+    if not many:
+        say("Carrying the edit through the clip (the sample takes about half a minute on an idle CPU) ...")
     # In the user's own folder, so that paths in the arguments mean what they say; PYTHONPATH finds genprop_core.
     quiet = {"TRANSFORMERS_VERBOSITY": "error"}  # it tells of parts that are not used here
     code = run([python, "-m", "genprop_core", "propagate"] + passed_on, PYTHONPATH=ROOT, **quiet)
-    if code:
+    if code or many:  # every clip of a manifest has its scores and its picture in its own folder
         return code
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
     if any(metrics["result"].get(key) is not None for key, *_ in COLUMNS):

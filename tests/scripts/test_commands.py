@@ -16,6 +16,17 @@ def test_the_demo_brings_the_sample_and_its_truth(demo):
     assert demo.given(arguments, "--base") == "mini"
     assert Path(demo.given(arguments, "--out")) == ROOT / "output" / "demo"
     assert demo.given(arguments, "--truth") and demo.given(arguments, "--truth-mask")
+    assert demo.given(arguments, "--clean-plate") == "off", "the picture shows what the model makes"
+
+
+def test_a_manifest_brings_its_own_clips(demo, tmp_path, monkeypatch):
+    """Nothing of the sample is among them, and no one folder has all the results."""
+    ran = []
+    monkeypatch.setattr(demo, "prepare", lambda folder, steps: "python")
+    monkeypatch.setattr(demo, "run", lambda command, **more: ran.append(command[4:]) or len(ran) - 1)
+    assert [demo.body(["--manifest", "a.csv", "--out", str(tmp_path)]), demo.body(["--manifest=a.csv"])] == [0, 1]
+    assert ran[0] == ["--base", "mini", "--manifest", "a.csv", "--out", str(tmp_path)]
+    assert ran[1] == ["--base", "mini", "--out", str(ROOT / "output" / "demo"), "--manifest=a.csv"]
 
 
 @pytest.mark.parametrize("own", [["--source", "a.mp4", "--keyframe", "a.png"], ["--source=a.mp4", "--keyframe=a.png"]])
