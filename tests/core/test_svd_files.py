@@ -61,15 +61,24 @@ def test_fp16_variant_only(svd, copy):
     assert_equal(states(load_diffusers_folder(copy, torch.float16)), whole)
 
 
-def test_links_and_read_only_folders(svd, copy, tmp_path):
-    (tmp_path / "linked").symlink_to(copy, target_is_directory=True)  # of a folder whose files are links already
+def test_links(svd, link, tmp_path):
+    """To a file, and to a folder whose files are links themselves."""
+    for file in svd[1].rglob("*.*"):
+        (tmp_path / "links" / file.relative_to(svd[1])).parent.mkdir(parents=True, exist_ok=True)
+        link(tmp_path / "links" / file.relative_to(svd[1]), file)
+    link(tmp_path / "linked", tmp_path / "links")
+    link(tmp_path / "a.safetensors", svd[0])
+    assert_equal(states(load_diffusers_folder(tmp_path / "linked")), states(load_diffusers_folder(svd[1])))
+    assert_equal(states(load_single_file(tmp_path / "a.safetensors")), states(load_single_file(svd[0])))
+
+
+def test_read_only_folders(svd, copy, tmp_path):
     write_checkpoint(tmp_path / "models" / "a.safetensors")
-    (tmp_path / "a.safetensors").symlink_to(tmp_path / "models" / "a.safetensors")
     for folder in (tmp_path / "models", copy / "unet", copy):
         os.chmod(folder, 0o555)
     try:
-        assert_equal(states(load_diffusers_folder(tmp_path / "linked")), states(load_diffusers_folder(svd[1])))
-        assert_equal(states(load_single_file(tmp_path / "a.safetensors")), states(load_single_file(svd[0])))
+        assert_equal(states(load_diffusers_folder(copy)), states(load_diffusers_folder(svd[1])))
+        assert_equal(states(load_single_file(tmp_path / "models" / "a.safetensors")), states(load_single_file(svd[0])))
     finally:
         for folder in (tmp_path / "models", copy, copy / "unet"):
             os.chmod(folder, 0o755)

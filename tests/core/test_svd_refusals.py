@@ -148,7 +148,10 @@ def test_truncated_and_foreign_formats(file, tmp_path):
     refused(tmp_path / "none.safetensors", "Expected a .safetensors file at .*, but there is none")
     (tmp_path / "svd.ckpt").write_bytes(b"")
     refused(tmp_path / "svd.ckpt", "Expected a .safetensors file, got svd.ckpt: a pickle can run code")
-    (tmp_path / "dangling.safetensors").symlink_to(tmp_path / "gone")
+
+
+def test_a_link_to_nothing(link, tmp_path):
+    link(tmp_path / "dangling.safetensors", tmp_path / "gone")
     refused(tmp_path / "dangling.safetensors", "but there is none")
 
 
