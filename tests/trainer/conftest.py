@@ -123,10 +123,10 @@ def train(words):
 def launch():
     """launch(words, processes=1): the trainer as a command of its own; a Popen."""
 
-    def start(words, processes=1, port=29631):
+    def start(words, processes=1):
         command = [sys.executable]
         if processes > 1:
-            command += ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", f"--master_port={port}"]
+            command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         return subprocess.Popen(
             [*command, str(ROOT / "trainer" / "train.py"), *words], cwd=ROOT.parent,
             env={**os.environ, "PYTHONFAULTHANDLER": "1"},
