@@ -237,13 +237,13 @@ def test_the_probe_sees_what_an_import_does(line, event, tmp_path):
     assert event in [found[0] for found in probe(folder, package, "culprit")["done"]]
 
 
-def names_of(requirements):
-    lines = [line.partition("#")[0].strip() for line in requirements.splitlines()]
-    return [re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in lines if line]
+def requirements():
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in (line.partition("#")[0].strip() for line in lines) if line]
 
 
 def test_requirements_leave_comfyuis_torch_alone():
-    names = names_of((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    names = [re.match(r"[A-Za-z0-9._-]+", line)[0].lower() for line in requirements()]
     assert "diffusers" in names
     assert {"torch", "torchvision", "torchaudio", "xformers", "triton"} & set(names) == set()
 
@@ -251,9 +251,9 @@ def test_requirements_leave_comfyuis_torch_alone():
 def test_project_file_and_requirements_are_one_list():
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    assert project["project"]["dynamic"] == ["dependencies", "optional-dependencies"]
+    assert project["project"]["dependencies"] == requirements()
+    assert project["project"]["dynamic"] == ["optional-dependencies"]
     dynamic = project["tool"]["setuptools"]["dynamic"]
-    assert dynamic["dependencies"]["file"] == ["requirements.txt"]
     assert dynamic["optional-dependencies"]["dev"]["file"] == ["requirements-dev.txt"]
     assert project["tool"]["comfy"]["DisplayName"] == "GenProp"
 
