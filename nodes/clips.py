@@ -96,6 +96,9 @@ def unless_cancelled(items):
 
 
 def _trim(video) -> tuple:
-    """Start and length of the part of its file that a VIDEO is; zeros for the whole. ComfyUI 0.3 knows no parts."""
+    """Start and length of the part of its file that a VIDEO is; zeros for the whole. ComfyUI 0.3 knows no parts; from
+    0.14 to 0.22 private fields alone tell them."""
     known = getattr(video, "get_active_trim_window", None)
-    return (0.0, 0.0) if known is None else known()
+    if known is None:
+        return tuple(getattr(video, f"_VideoFromFile__{name}", 0) for name in ("start_time", "duration"))
+    return known()

@@ -1,0 +1,51 @@
+"""What of a VIDEO reaches GenProp Propagate, inside ComfyUI."""
+import torch
+from comfy_api.latest import InputImpl
+
+
+def of(pack, video):
+    return pack.own("clips").Clip.of(video)
+
+
+def ramp(frames=8, height=64, width=64):
+    """uint8 [T,H,W,3]: smooth colours, every frame its own."""
+    down, right = torch.linspace(60, 220, height)[:, None], torch.linspace(60, 220, width)[None]
+    colours = torch.stack([down.expand(height, width), right.expand(height, width), 240 - (down + right) / 2], -1)
+    return torch.stack([(colours - 8 * t).round() for t in range(frames)]).to(torch.uint8)
+
+
+def written(pack, name, frames, **options):
+    """The path of a file of these frames, at 8 a second."""
+    path = pack.folder / name
+    pack.core("video_io").write_video(path, frames, 8, **options)
+    return str(path)
+
+
+class Part(InputImpl.VideoFromFile):
+    """A part of a file as ComfyUI 0.14 to 0.22 has it: no method tells which."""
+
+    def __init__(self, path, start, frames):
+        super().__init__(path)
+        self._VideoFromFile__start_time, self._VideoFromFile__duration, self.frames = start / 8, frames / 8, frames
+        self.start = start
+
+    def __getattribute__(self, name):
+        if name == "get_active_trim_window":
+            raise AttributeError(name)
+        return super().__getattribute__(name)
+
+    def get_components(self):
+        """By the whole file's, as ComfyUI of today would ask for the method, and ComfyUI 0.3 knows no parts."""
+        parts = InputImpl.VideoFromFile(self.get_stream_source()).get_components()
+        parts.images = parts.images[self.start : self.start + self.frames]
+        return parts
+
+
+def check_a_part_of_a_file_is_read_as_one(pack):
+    """In ComfyUI 0.14 to 0.22 as well, which has no method that tells of it."""
+    path = written(pack, "whole.mp4", ramp())
+    whole, part = of(pack, InputImpl.VideoFromFile(path)), of(pack, Part(path, 2, 4))
+    assert len(whole.frames) == 8 and len(part.frames) == 4 and part.fps == 8
+    assert (part.frames.int() - whole.frames[2:6].int()).abs().float().mean() < 2
+    if hasattr(InputImpl.VideoFromFile, "get_active_trim_window"):  # of ComfyUI 0.23
+        assert torch.equal(of(pack, InputImpl.VideoFromFile(path, start_time=0.25, duration=0.5)).frames, part.frames)
