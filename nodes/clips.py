@@ -13,6 +13,7 @@ import torch
 from comfy_api.latest import InputImpl, Types
 
 from ..genprop_core.audio_track import audio_notes
+from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_bytes, as_float
 from ..genprop_core.video_io import read_video, timing_notes
 from ..genprop_core.video_write import check_encoder, write_with_sound
@@ -67,6 +68,11 @@ class Clip:
                 check_encoder()  # what the result is written with
                 return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, video.pixel_aspect)
         parts = source.get_components()
+        if (count := len(parts.images)) < 2:
+            raise GenPropError(
+                f"Expected a clip of at least 2 frames, got {count or 'none'}. If the VIDEO is a part of another, let "
+                "it start before that one's end, and last longer."
+            )
         frames = torch.cat([as_bytes(channels_first(frame[None])).cpu() for frame in parts.images])
         return cls(frames, parts.frame_rate, None, parts.audio)
 

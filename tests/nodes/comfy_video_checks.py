@@ -1,4 +1,5 @@
 """What of a VIDEO reaches GenProp Propagate, inside ComfyUI."""
+import comfy_shared as c
 import torch
 from comfy_api.latest import InputImpl
 
@@ -49,3 +50,11 @@ def check_a_part_of_a_file_is_read_as_one(pack):
     assert (part.frames.int() - whole.frames[2:6].int()).abs().float().mean() < 2
     if hasattr(InputImpl.VideoFromFile, "get_active_trim_window"):  # of ComfyUI 0.23
         assert torch.equal(of(pack, InputImpl.VideoFromFile(path, start_time=0.25, duration=0.5)).frames, part.frames)
+
+
+def check_a_part_beyond_the_end_is_refused(pack):
+    path = written(pack, "short.mp4", ramp())
+    c.refuses("at least 2 frames, got none. .* before that one's end", of, pack, Part(path, 100, 4))
+    c.refuses("at least 2 frames, got 1", of, pack, Part(path, 7, 4))
+    if hasattr(InputImpl.VideoFromFile, "get_active_trim_window"):
+        c.refuses("at least 2 frames, got none", of, pack, InputImpl.VideoFromFile(path, start_time=100, duration=1))
