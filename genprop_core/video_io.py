@@ -16,7 +16,8 @@ from .video_decode import CONVERSION, decode, existing, frame_rate, open_media
 from .video_write import write_video
 
 __all__ = [
-    "Video", "VideoInfo", "iter_video", "probe", "read_frame", "read_image", "read_video", "write_image", "write_video",
+    "Video", "VideoInfo", "iter_video", "pixel_aspect", "probe", "read_frame", "read_image", "read_video",
+    "write_image", "write_video",
 ]  # fmt: skip
 FOLDER_FPS = Fraction(24)
 JUMP = 600  # seconds: no frame is shown for longer
@@ -89,6 +90,14 @@ def probe(path, least: int = 2, step=lambda: None) -> VideoInfo:
     fps, has_audio, aspect = _facts(path)
     fps, uneven = _timing(times, fps)
     return VideoInfo(frames, *size, fps, has_audio, uneven, 1 / aspect if turned else aspect)
+
+
+def pixel_aspect(path) -> Fraction:
+    """That of a video file as in `VideoInfo`, without decoding more than the first frame; raises for HDR and for what
+    is no video as `iter_video` does."""
+    path = existing(path)
+    frame, aspect = next(decode(path), None), _facts(path)[2]
+    return 1 / aspect if frame is not None and _quarter_turns(frame) % 2 else aspect
 
 
 def read_video(path, step=lambda: None, transparent: str = "dropped") -> Video:

@@ -1,6 +1,7 @@
 """Clips in and out of GenProp Propagate: an IMAGE batch, or a VIDEO whose frames stay bytes from end to end."""
 import os
 import uuid
+import wave
 import weakref
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from comfy_api.latest import InputImpl, Types
 from ..genprop_core.audio_track import audio_notes
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_bytes, as_float
-from ..genprop_core.video_io import read_video, timing_notes
+from ..genprop_core.video_io import pixel_aspect, read_video, timing_notes
 from ..genprop_core.video_write import check_encoder, write_with_sound
 from .encoding import channels_first
 
@@ -60,13 +61,15 @@ class Clip:
         """From an IMAGE or a VIDEO."""
         if isinstance(source, torch.Tensor):
             return cls(channels_first(source).cpu())  # with --gpu-only it is elsewhere
-        if isinstance(source, InputImpl.VideoFromFile) and not any(_trim(source)):
-            path = source.get_stream_source()
-            if isinstance(path, str):
+        path = source.get_stream_source() if isinstance(source, InputImpl.VideoFromFile) else None
+        aspect = Fraction(1)
+        if isinstance(path, str):
+            aspect = pixel_aspect(path)  # refuses what ComfyUI would decode to wrong colours, also of a part
+            check_encoder()  # what the result is written with
+            if not any(_trim(source)):
                 video = read_video(path, mm.throw_exception_if_processing_interrupted)
                 notes = (*audio_notes(path), *timing_notes(video.fps, video.uneven))
-                check_encoder()  # what the result is written with
-                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, video.pixel_aspect)
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, aspect)
         parts = source.get_components()
         if (count := len(parts.images)) < 2:
             raise GenPropError(
@@ -74,24 +77,40 @@ class Clip:
                 "it start before that one's end, and last longer."
             )
         frames = torch.cat([as_bytes(channels_first(frame[None])).cpu() for frame in parts.images])
-        return cls(frames, parts.frame_rate, None, parts.audio)
+        return cls(frames, parts.frame_rate, None, parts.audio, pixel_aspect=aspect)
 
     def video(self, frames):
         """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio, and notes for the user.
 
-        Of a file: a file among ComfyUI's temporary ones, with the audio track copied as it is. It goes with the VIDEO,
-        once ComfyUI keeps neither that nor a part of it.
+        Of a file, or with pixels that are not square, of which ComfyUI's own VIDEO cannot tell: a file among ComfyUI's
+        temporary ones, with the audio track copied as it is. It goes with the VIDEO, once ComfyUI keeps neither that
+        nor a part of it.
         """
         pictures = frames.movedim(1, -1)
-        if self.path is None:
+        if self.path is None and self.pixel_aspect == 1:
             parts = Types.VideoComponents(images=as_float(pictures), audio=self.audio, frame_rate=self.fps)
             return InputImpl.VideoFromComponents(parts), ()
-        path = Path(folder_paths.get_temp_directory()) / f"genprop-{uuid.uuid4().hex}.mp4"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = TemporaryPath.of(_temporary(".mp4"))
+        sound = self.path or (self.audio and _sound_file(self.audio))
         notes = write_with_sound(
-            path, lambda: unless_cancelled(pictures), self.fps, self.path, pixel_aspect=self.pixel_aspect
+            path, lambda: unless_cancelled(pictures), self.fps, sound, pixel_aspect=self.pixel_aspect
         )
-        return InputImpl.VideoFromFile(TemporaryPath.of(path)), tuple(notes)
+        return InputImpl.VideoFromFile(path), tuple(notes)
+
+
+def _temporary(suffix) -> Path:
+    folder = Path(folder_paths.get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"genprop-{uuid.uuid4().hex}{suffix}"
+
+
+def _sound_file(audio) -> TemporaryPath:
+    """ComfyUI's AUDIO as a file."""
+    path, samples = TemporaryPath.of(_temporary(".wav")), audio["waveform"][0].T  # [N,C]
+    with wave.open(path, "wb") as file:
+        file.setparams((samples.shape[1], 2, audio["sample_rate"], 0, "NONE", None))
+        file.writeframes((samples.clamp(-1, 1) * 32767).round().to(torch.int16).cpu().numpy().tobytes())
+    return path
 
 
 def unless_cancelled(items):

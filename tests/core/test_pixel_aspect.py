@@ -6,7 +6,7 @@ import av
 import pytest
 from video_clips import clip
 
-from genprop_core.video_io import probe, read_video, write_video
+from genprop_core.video_io import pixel_aspect, probe, read_video, write_video
 
 
 def wide(path, aspect):
@@ -18,6 +18,7 @@ def wide(path, aspect):
 def test_a_clip_comes_back_as_it_was_shown(tmp_path, aspect):
     video = read_video(wide(tmp_path / "source.mp4", aspect))
     assert video.pixel_aspect == probe(tmp_path / "source.mp4").pixel_aspect == aspect
+    assert pixel_aspect(tmp_path / "source.mp4") == aspect
     with av.open(str(tmp_path / "source.mp4")) as container:
         assert (container.streams.video[0].sample_aspect_ratio or 1) == aspect
 

@@ -1,4 +1,8 @@
 """What of a VIDEO reaches GenProp Propagate, inside ComfyUI."""
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
 import comfy_shared as c
 import torch
 from comfy_api.latest import InputImpl
@@ -58,3 +62,31 @@ def check_a_part_beyond_the_end_is_refused(pack):
     c.refuses("at least 2 frames, got 1", of, pack, Part(path, 7, 4))
     if hasattr(InputImpl.VideoFromFile, "get_active_trim_window"):
         c.refuses("at least 2 frames, got none", of, pack, InputImpl.VideoFromFile(path, start_time=100, duration=1))
+
+
+def check_a_part_holds_to_what_its_file_does(pack):
+    """Pixels that are not square stay so, beside the sound, and HDR is refused."""
+    import av
+
+    squeezed = written(pack, "squeezed.mp4", ramp(), pixel_aspect=Fraction(4, 3))
+    clip = of(pack, Part(squeezed, 2, 4))
+    tone = (torch.arange(24000) / 20).sin().expand(1, 2, -1)
+    clip = replace(clip, audio={"waveform": tone, "sample_rate": 48000})
+    video, notes = clip.video(clip.frames)
+    path = video.get_stream_source()
+    assert pack.core("video_io").pixel_aspect(path) == Fraction(4, 3) and not notes
+    assert len(of(pack, video).frames) == 4
+    heard = video.get_components().audio
+    assert heard["sample_rate"] == 48000 and heard["waveform"].shape[1] == 2
+    assert abs(heard["waveform"][..., 4000:20000].square().mean() - 0.44) < 0.05
+    folder = Path(path).parent
+    assert not list(folder.glob("genprop-*.wav")), "the sound's own file is gone"
+
+    bright = str(pack.folder / "bright.mp4")
+    with av.open(bright, "w") as output:
+        stream = output.add_stream("libx264", rate=8, options={"x264-params": "transfer=smpte2084"})
+        stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
+        for image in ramp().numpy():
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        output.mux(stream.encode())
+    c.refuses("is HDR", of, pack, Part(bright, 2, 4))
