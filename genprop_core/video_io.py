@@ -16,8 +16,8 @@ from .video_decode import CONVERSION, decode, existing, frame_rate, open_media
 from .video_write import write_video
 
 __all__ = [
-    "Video", "VideoInfo", "iter_video", "pixel_aspect", "probe", "read_frame", "read_image", "read_video",
-    "write_image", "write_video",
+    "Video", "VideoInfo", "is_untagged", "iter_video", "pixel_aspect", "probe", "read_frame", "read_image",
+    "read_video", "write_image", "write_video",
 ]  # fmt: skip
 FOLDER_FPS = Fraction(24)
 JUMP = 600  # seconds: no frame is shown for longer
@@ -100,35 +100,43 @@ def pixel_aspect(path) -> Fraction:
     return 1 / aspect if frame is not None and _quarter_turns(frame) % 2 else aspect
 
 
-def read_video(path, step=lambda: None, transparent: str = "dropped") -> Video:
-    """Reads a whole clip. `path`, `transparent` and errors as in `iter_video`; step() as in `probe`, for every frame
-    twice.
+def is_untagged(path) -> bool:
+    """Whether a video file stores its colours by a matrix that it does not name. Decodes and raises as `pixel_aspect`
+    does."""
+    frame = next(decode(path), None)
+    return frame is not None and _untagged(frame)
+
+
+def read_video(path, step=lambda: None, transparent: str = "dropped", untagged: str | None = None) -> Video:
+    """Reads a whole clip. `path`, `transparent`, `untagged` and errors as in `iter_video`; step() as in `probe`, for
+    every frame twice.
 
     Decodes it twice, first to count the frames: so the clip takes T*H*W*3 bytes, and no more while it is read.
     """
     path = Path(path)
     info = probe(path, step=step)
     frames = torch.empty(info.frames, info.height, info.width, 3, dtype=torch.uint8)
-    for there, frame in zip(frames, iter_video(path, transparent=transparent)):
+    for there, frame in zip(frames, iter_video(path, transparent=transparent, untagged=untagged)):
         step()
         there.copy_(frame)
     return Video(frames, info.fps, path if info.has_audio else None, info.uneven, info.pixel_aspect)
 
 
-def iter_video(path, least: int = 2, transparent: str = "dropped") -> Iterator[torch.Tensor]:
+def iter_video(path, least=2, transparent: str = "dropped", untagged: str | None = None) -> Iterator[torch.Tensor]:
     """Yields the frames of a clip one by one, uint8 [H,W,3] RGB, so that memory does not grow with its length.
 
     `path` is a video file (mp4, mov, webm, mkv, gif, ...) or a folder of images (png, jpg, webp, bmp, tif; in natural
     order; 24 frames per second). Any depth, grey and alpha become 8-bit RGB, and the metadata's turns and mirrorings
     are applied. Alpha is dropped, or, of a folder's images, taken as `transparent` says (see `read_image`). Colours of
-    a file that does not say how they are stored are read as players read them, by its size. Frames with uneven timing
-    come out one after the other, none doubled, none dropped (`probe` gives the rate that keeps the clip's length).
+    a file that does not say how they are stored are read by the matrix `untagged`, ITU601 or ITU709; without one as
+    players read them, by its size. Frames with uneven timing come out one after the other, none doubled, none dropped
+    (`probe` gives the rate that keeps the clip's length).
 
     Raises GenPropError when nothing is there, when it cannot be decoded or is truncated, when it has fewer than `least`
     frames, and when the frame size changes. A file is known to be whole only at its end; `probe` tells it beforehand.
     """
     path = existing(path)
-    frames = _stills(path, transparent) if path.is_dir() else map(_rgb, decode(path))
+    frames = _stills(path, transparent) if path.is_dir() else (_rgb(frame, untagged) for frame in decode(path))
     yield from _checked(path, frames, _size, least)
 
 
@@ -189,10 +197,15 @@ def _shown_size(frame) -> tuple[int, int]:
     return (frame.height, frame.width) if _quarter_turns(frame) % 2 else (frame.width, frame.height)
 
 
-def _rgb(frame) -> torch.Tensor:
-    turns, mirrored = _quarter_turns(frame), _mirrored(frame)
-    untold = frame.colorspace == UNTOLD and not frame.format.is_rgb
-    matrix = "ITU709" if untold and (frame.height > SD[0] or frame.width >= SD[1]) else None  # None: the frame's own
+def _untagged(frame) -> bool:
+    colours = len(frame.format.components) > 2 and not frame.format.is_rgb  # grey, palettes and RGB have no matrix
+    return colours and frame.colorspace == UNTOLD
+
+
+def _rgb(frame, untagged: str | None) -> torch.Tensor:
+    turns, mirrored, matrix = _quarter_turns(frame), _mirrored(frame), None  # None: the frame's own
+    if _untagged(frame):
+        matrix = untagged or ("ITU709" if frame.height > SD[0] or frame.width >= SD[1] else None)
     # RGB has no matrix, but PyAV 14 reads BT.709 as BT.601 unless source and destination differ, and any range as
     # limited unless it is told.
     frame = frame.reformat(format="rgb24", src_colorspace=matrix, dst_colorspace="ITU601",

@@ -13,7 +13,10 @@ from .video_decode import CONVERSION, reason
 SUFFIXES = (".mp4", ".mov", ".mkv")
 
 
-def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf: int = 14, pixel_aspect=1) -> int:
+def write_video(
+    path, frames, fps, audio_from=None, lossless: bool = False, crf: int = 14, pixel_aspect=1,
+    untagged: str | None = None,
+) -> int:  # fmt: skip
     """Writes frames as H.264 in an .mp4, .mov or .mkv; returns how many there were. The file is whole or absent.
 
     frames: uint8 [T,H,W,3] (tensor or array), or any iterable of uint8 [H,W,3]; a generator is written as it comes, in
@@ -24,9 +27,10 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     lossless: RGB H.264 at quantiser 0: every value comes back as it was, in a file few players can show.
     crf: quality of the lossy file, 0 (best) to 51.
     pixel_aspect: the width of a pixel over its height, which players stretch the picture by.
+    untagged: ITU601 or ITU709, the matrix that colours are stored by without naming it, as in a source that names none.
 
     Even sizes are stored as yuv420p, which every player shows. A size with an odd side is kept exactly, as yuv444p: no
-    padding or cropping, though some players refuse it. Colours are tagged BT.709.
+    padding or cropping, though some players refuse it. Colours are tagged BT.709, unless `untagged` is given.
 
     Raises GenPropError for no frames, frames of another type or of changing size, a frame rate that is none, another
     suffix, and a place that cannot be written; `SoundError` for a source of audio that cannot be read, or whose audio
@@ -41,7 +45,7 @@ def write_video(path, frames, fps, audio_from=None, lossless: bool = False, crf:
     options = {"qp": "0"} if lossless else {"crf": str(crf), "mbtree": "0"}
     try:
         with atomic(path) as temporary, _open_output(temporary) as output:
-            return _encode(output, frames, fps, codec, options, audio_from, Fraction(pixel_aspect))
+            return _encode(output, frames, fps, codec, options, audio_from, Fraction(pixel_aspect), untagged)
     except GenPropError:
         raise
     except (OSError, av.FFmpegError) as error:
@@ -90,14 +94,14 @@ def _open_output(path: Path):
     return av.open(str(path.absolute()), "w", options=faststart)
 
 
-def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from, pixel_aspect) -> int:
+def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from, pixel_aspect, untagged) -> int:
     stream = audio = size = None
     count = 0
     for image in frames:
         array = as_frame(image)
         if stream is None:
             size = array.shape
-            stream = _video_stream(output, codec, fps, size, options)
+            stream = _video_stream(output, codec, fps, size, options, untagged)
             stream.codec_context.sample_aspect_ratio = pixel_aspect
             audio = AudioTrack(output, audio_from) if audio_from is not None else None
         if array.shape != size:
@@ -105,7 +109,8 @@ def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from
                                f"{array.shape[1]}x{array.shape[0]}. Bring the frames to one size.")
         frame = av.VideoFrame.from_ndarray(array, format="rgb24")
         if stream.pix_fmt != "rgb24":
-            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace="ITU709", interpolation=CONVERSION)
+            frame = frame.reformat(format=stream.pix_fmt, dst_colorspace=untagged or "ITU709",
+                                   interpolation=CONVERSION)  # fmt: skip
         frame.pts, frame.time_base = count, 1 / fps
         output.mux(stream.encode(frame))
         if audio:
@@ -119,7 +124,7 @@ def _encode(output, frames, fps: Fraction, codec: str, options: dict, audio_from
     return count
 
 
-def _video_stream(output, codec: str, fps: Fraction, size, options: dict):
+def _video_stream(output, codec: str, fps: Fraction, size, options: dict, untagged: str | None):
     stream = output.add_stream(codec, rate=fps, options=options)
     stream.height, stream.width = size[:2]
     stream.codec_context.time_base = 1 / fps
@@ -127,6 +132,7 @@ def _video_stream(output, codec: str, fps: Fraction, size, options: dict):
         stream.pix_fmt = "rgb24"
         return stream
     stream.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
-    context = stream.codec_context
-    context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1  # BT.709, limited
+    if untagged is None:  # BT.709, limited
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc, context.color_range = 1, 1, 1, 1
     return stream

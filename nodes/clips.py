@@ -16,11 +16,12 @@ from comfy_api.latest import InputImpl, Types
 from ..genprop_core.audio_track import audio_notes
 from ..genprop_core.errors import GenPropError
 from ..genprop_core.frames import as_bytes, as_float
-from ..genprop_core.video_io import pixel_aspect, read_video, timing_notes
+from ..genprop_core.video_io import is_untagged, pixel_aspect, read_video, timing_notes
 from ..genprop_core.video_write import check_encoder, write_with_sound
 from .encoding import channels_first
 
 NO_IMAGE = "The source is a VIDEO, so the result is at the VIDEO output. Use Get Video Components there for its images."
+UNTAGGED = "ITU601"  # the matrix by which ComfyUI reads every file that names none, whatever its size
 NO_VIDEO = "The source is an IMAGE, so the result is at the IMAGE output. Use Create Video there for a video."
 
 
@@ -47,7 +48,8 @@ class Clip:
     """frames [T,3,H,W]: uint8 of a VIDEO, float in [0,1] of an IMAGE. fps is None for an IMAGE; path: the VIDEO's file
     where it is one, whose audio belongs to it; audio: ComfyUI's AUDIO where there is no file; notes: what the user
     should know of it, one line each. Of uneven timing only a whole file says so: what ComfyUI itself decodes has lost
-    its frames' times. pixel_aspect: as in `video_io.VideoInfo`."""
+    its frames' times. pixel_aspect: as in `video_io.VideoInfo`. untagged: the matrix of a file that names none, which
+    ComfyUI and players see alike in the result only if it names none either."""
 
     frames: torch.Tensor
     fps: object = None
@@ -55,6 +57,7 @@ class Clip:
     audio: object = None
     notes: tuple[str, ...] = ()
     pixel_aspect: Fraction = Fraction(1)
+    untagged: str | None = None
 
     @classmethod
     def of(cls, source) -> "Clip":
@@ -62,14 +65,15 @@ class Clip:
         if isinstance(source, torch.Tensor):
             return cls(channels_first(source).cpu())  # with --gpu-only it is elsewhere
         path = source.get_stream_source() if isinstance(source, InputImpl.VideoFromFile) else None
-        aspect = Fraction(1)
+        aspect, untagged = Fraction(1), None
         if isinstance(path, str):
             aspect = pixel_aspect(path)  # refuses what ComfyUI would decode to wrong colours, also of a part
+            untagged = UNTAGGED if is_untagged(path) else None
             check_encoder()  # what the result is written with
             if not any(_trim(source)):
-                video = read_video(path, mm.throw_exception_if_processing_interrupted)
+                video = read_video(path, mm.throw_exception_if_processing_interrupted, untagged=untagged)
                 notes = (*audio_notes(path), *timing_notes(video.fps, video.uneven))
-                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, aspect)
+                return cls(video.frames.movedim(-1, 1), video.fps, Path(path), None, notes, aspect, untagged)
         parts = source.get_components()
         if (count := len(parts.images)) < 2:
             raise GenPropError(
@@ -77,7 +81,7 @@ class Clip:
                 "it start before that one's end, and last longer."
             )
         frames = torch.cat([as_bytes(channels_first(frame[None])).cpu() for frame in parts.images])
-        return cls(frames, parts.frame_rate, None, parts.audio, pixel_aspect=aspect)
+        return cls(frames, parts.frame_rate, None, parts.audio, (), aspect, untagged)
 
     def video(self, frames):
         """A VIDEO of result frames, uint8 [T,3,H,W], with this clip's frame rate and audio, and notes for the user.
@@ -92,9 +96,8 @@ class Clip:
             return InputImpl.VideoFromComponents(parts), ()
         path = TemporaryPath.of(_temporary(".mp4"))
         sound = self.path or (self.audio and _sound_file(self.audio))
-        notes = write_with_sound(
-            path, lambda: unless_cancelled(pictures), self.fps, sound, pixel_aspect=self.pixel_aspect
-        )
+        options = {"pixel_aspect": self.pixel_aspect, "untagged": self.untagged}
+        notes = write_with_sound(path, lambda: unless_cancelled(pictures), self.fps, sound, **options)
         return InputImpl.VideoFromFile(path), tuple(notes)
 
 

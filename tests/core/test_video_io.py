@@ -10,7 +10,7 @@ from video_clips import clip, encode
 
 from genprop_core.images import image_files
 from genprop_core.video_decode import CONVERSION
-from genprop_core.video_io import iter_video, probe, read_video, write_image, write_video
+from genprop_core.video_io import is_untagged, iter_video, probe, read_video, write_image, write_video
 
 
 def test_every_frame_comes_back_in_order_with_its_colours(tmp_path):
@@ -62,11 +62,24 @@ def test_colours_are_read_as_players_read_them_and_stay_so(tmp_path, matrix, tol
         assert error.abs().mean() < 2 and error.mean(dim=(0, 1, 2)).abs().max() < 1.5
 
 
+@pytest.mark.parametrize("matrix", ["ITU601", "ITU709"])
+@pytest.mark.parametrize("height, width", [(48, 64), (16, 1280), (47, 64)])
+def test_a_file_that_names_no_matrix_is_read_and_written_by_the_one_that_is_given(tmp_path, matrix, height, width):
+    frames = clip(2, height, width, noise=0)
+    write_video(tmp_path / "a.mp4", frames, 24, untagged=matrix)
+    assert is_untagged(tmp_path / "a.mp4")
+    read = read_video(tmp_path / "a.mp4", untagged=matrix).frames.double()
+    assert (read - frames.double()).mean(dim=(0, 1, 2)).abs().max() < 1.5
+    write_video(tmp_path / "b.mp4", frames, 24)
+    assert not is_untagged(tmp_path / "b.mp4")
+    assert torch.equal(read_video(tmp_path / "b.mp4").frames, read_video(tmp_path / "b.mp4", untagged=matrix).frames)
+
+
 @pytest.mark.parametrize("codec, pix_fmt", [("png", "rgba"), ("libx264rgb", "rgb24")])
 def test_large_pictures_in_rgb_have_no_matrix(tmp_path, codec, pix_fmt):
     frames = clip(2, 16, 1280)
     path = encode(tmp_path / "a.mov", codec, pix_fmt, frames, options={"qp": "0"} if "x264" in codec else {})
-    assert torch.equal(read_video(path).frames, frames)
+    assert torch.equal(read_video(path).frames, frames) and not is_untagged(path)
 
 
 @pytest.mark.parametrize("height, width, pix_fmt", [(48, 64, "yuv420p"), (47, 64, "yuv444p"), (33, 51, "yuv444p")])

@@ -90,3 +90,17 @@ def check_a_part_holds_to_what_its_file_does(pack):
             output.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         output.mux(stream.encode())
     c.refuses("is HDR", of, pack, Part(bright, 2, 4))
+
+
+def check_a_file_without_a_colour_tag_is_read_as_comfyui_reads_it(pack):
+    """And so is the result: where nothing was edited, ComfyUI's own nodes see the source's colours."""
+    path = written(pack, "untagged.mp4", ramp(3, 720, 1280), untagged="ITU709")
+    seen = InputImpl.VideoFromFile(path).get_components().images
+    clip = of(pack, InputImpl.VideoFromFile(path))
+    rough = 1 if hasattr(InputImpl.VideoFromFile, "get_active_trim_window") else 2  # ComfyUI 0.3 rounds down
+    assert clip.untagged and (clip.frames.movedim(1, -1) / 255 - seen).abs().max() < 2.1 * rough / 255
+    again = clip.video(clip.frames)[0]
+    assert (again.get_components().images - seen).abs().mean((0, 1, 2)).max() < rough / 255
+    assert of(pack, again).untagged, "players guess for both alike"
+    tagged = of(pack, InputImpl.VideoFromFile(written(pack, "tagged.mp4", ramp(3, 720, 1280))))
+    assert not tagged.untagged and not of(pack, tagged.video(tagged.frames)[0]).untagged
