@@ -41,10 +41,7 @@ class GenPropEncodeCondition(io.ComfyNode):
                 motion_bucket, noise_augmentation, noise_seed, hide, mask=None) -> io.NodeOutput:  # fmt: skip
         encoding.check_pictures(source, keyframe, keyframe_index, mask)
         frames, key = encoding.channels_first(source), encoding.channels_first(keyframe)
-        own, given, multiple = frames.shape[2:], height or width, adapters.size_multiple
-        height, width = encoding.working_size(*own, height, width, multiple)
-        if given:
-            encoding.check_squeeze(*own, (height, width), multiple)
+        height, width = encoding.unsqueezed_size(*frames.shape[2:], height, width, adapters.size_multiple)
         frames, key = resize(frames, height, width), resize(key, height, width)
         if mask is not None:
             frames = encoding.hide(frames, encoding.fit_mask(mask, len(frames), height, width).to(frames), hide)

@@ -38,19 +38,23 @@ def working_size(height, width, wanted_height, wanted_width, multiple) -> tuple[
     return tuple(out)
 
 
-def check_squeeze(height, width, wanted, multiple) -> None:
-    """Raises GenPropError where frames of height x width would come to `wanted` (height, width) visibly squeezed, and
-    another size of that area would not; small ones may have none."""
+def unsqueezed_size(height, width, wanted_height, wanted_width, multiple) -> tuple[int, int]:
+    """`working_size` for frames that are brought to it as they are. Where that squeezes them visibly, and another size
+    of that area would not (small ones may have none): that one, or a GenPropError for two sides that were wanted."""
 
     def squeezed(size):
         return abs(math.log(size[0] / size[1] * width / height)) > SQUEEZE
 
-    near = nearest_size(height / width, wanted[0] * wanted[1], multiple)
-    if squeezed(wanted) and not squeezed(near):
+    size = working_size(height, width, wanted_height, wanted_width, multiple)
+    near = nearest_size(height / width, size[0] * size[1], multiple)
+    if not squeezed(size) or squeezed(near):
+        return size
+    if wanted_height and wanted_width:
         raise GenPropError(
             f"Expected a width and height of about the source's aspect ratio ({width}x{height}), got "
-            f"{wanted[1]}x{wanted[0]}: the picture would be squeezed. Use {near[1]}x{near[0]}."
+            f"{size[1]}x{size[0]}: the picture would be squeezed. Use {near[1]}x{near[0]}."
         )
+    return near
 
 
 def check_pictures(source, keyframe, index, mask) -> None:

@@ -143,7 +143,13 @@ def check_the_size_follows_the_sources_aspect(pack):
     assert size(1080, 1920, 0, 1024, 64) == (576, 1024) and size(1080, 1920, 576, 0, 64) == (576, 1024)
     assert size(1080, 1920, 0, 0, 64) == (1088, 1920) and size(1080, 1920, 512, 512, 64) == (512, 512)
     refuses(r"aspect ratio \(128x128\), got 256x128: .* squeezed\. Use 192x192\.", encode, pack, width=256, height=128)
-    pack.own("encoding").check_squeeze(1080, 1920, (64, 128), 32)  # no size of that area is nearer
+    unsqueezed = pack.own("encoding").unsqueezed_size
+    assert unsqueezed(1080, 1920, 64, 128, 32) == (64, 128)  # no size of that area is nearer
+    assert unsqueezed(1080, 1920, 0, 0, 64) == (1088, 1920) and unsqueezed(270, 480, 0, 0, 64) == (256, 448)
+    for given in ((0, 512), (256, 0)):  # 512x256 would be squeezed
+        assert unsqueezed(270, 480, *given, 64) == (256, 448)
+    small = torch.zeros(2, 90, 144, 3)
+    assert encode(pack, source=small, keyframe=small[:1]).segments[0].condition.source.shape[-2:] == (12, 20)
     assert encode(pack, width=96).segments[0].condition.source.shape[-2:] == (12, 12)
 
 
