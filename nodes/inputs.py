@@ -61,7 +61,8 @@ def size(fitted: str) -> list:
     """width, height. fitted: what becomes of a source whose size is no multiple, at 0."""
     said = "Pixels to work at, a multiple of 64 (mini: of 32). 0 for one: by the source's aspect; for both: the "
     said += f"source's size, {fitted}. SVD wants about 1024 x 576."
-    return [io.Int.Input(name, default=0, min=0, max=8192, step=8, tooltip=said) for name in ("width", "height")]
+    # The editor brings what is typed to a multiple of the step: of one that every base's multiples are of.
+    return [io.Int.Input(name, default=0, min=0, max=8192, step=32, tooltip=said) for name in ("width", "height")]
 
 
 def told(remark: str = "") -> list:

@@ -138,6 +138,14 @@ def check_workflows_save_the_defaults(pack):
             assert next(values, None) is None, (file.stem, node["type"])
 
 
+def check_the_editor_steps_by_sizes_that_are_taken(pack):
+    """It brings what is typed to a multiple of the step."""
+    multiple = mini(pack)["adapters"].size_multiple
+    for name in ("GenPropEncodeCondition", "GenPropPropagate"):
+        inputs = pack.nodes.NODE_CLASS_MAPPINGS[name].define_schema().inputs
+        assert [i.step for i in inputs if i.id in ("width", "height")] == [multiple] * 2
+
+
 def check_the_size_follows_the_sources_aspect(pack):
     size = pack.own("encoding").working_size
     assert size(1080, 1920, 0, 1024, 64) == (576, 1024) and size(1080, 1920, 576, 0, 64) == (576, 1024)

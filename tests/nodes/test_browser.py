@@ -160,6 +160,11 @@ def set_widget(page, node, name, value):
     }""", [node, name, value])  # fmt: skip
 
 
+def widget_value(page, node, name):
+    return page.evaluate("""([type, name]) =>
+        app.graph._nodes.find(n => n.type === type).widgets.find(w => w.name === name).value""", [node, name])
+
+
 def press_run(page):
     page.get_by_test_id("queue-button").click()
 
@@ -234,18 +239,25 @@ def test_nodes_are_found_by_search_and_connected_by_hand(editor):
     picture(editor, "connected")
 
 
+def test_a_typed_size_comes_to_one_that_is_taken(editor):
+    open_template(editor, "object_removal_mini")
+    for typed, taken in ((104, 96), (1024, 1024), (576, 576), (0, 0)):
+        set_widget(editor, "GenPropEncodeCondition", "width", typed)
+        assert widget_value(editor, "GenPropEncodeCondition", "width") == taken
+
+
 def test_a_wrong_input_shows_its_line_on_the_node(editor):
     open_template(editor, "object_removal_mini")
-    set_widget(editor, "GenPropEncodeCondition", "width", 104)
+    set_widget(editor, "GenPropEncodeCondition", "keyframe_index", 99)
     press_run(editor)
     editor.wait_for_function("window.seen.some(e => e[0] === 'execution_error')")
     error = events(editor, "execution_error")[0]
-    line = "Expected a width that is a multiple of 32 for this base, got 104. Use 96, or 0 for the source's."
+    line = "Expected a keyframe index from 0 to 7 for this source, got 99. Count frames from 0."
     assert error["node_type"] == "GenPropEncodeCondition" and error["exception_message"].strip() == line
     shown = editor.evaluate("app.graph._nodes.filter(n => n.has_errors || n.strokeStyles?.executionError?.call(n)"
                             "?.color).map(n => n.type)")  # fmt: skip
     assert "GenPropEncodeCondition" in shown
-    line, details = editor.get_by_text(re.compile("multiple of 32")), editor.get_by_test_id("error-overlay-see-errors")
+    line, details = editor.get_by_text(re.compile("from 0 to 7")), editor.get_by_test_id("error-overlay-see-errors")
     line.or_(details).first.wait_for()  # older editors show the message at once, newer ones behind a button
     if details.count():
         details.click()
