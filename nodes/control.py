@@ -146,11 +146,6 @@ class GenPropControl(ControlBase):
         )  # fmt: skip
         return module.gated(made, levels, len(index), self.injection_strength, drop)
 
-    def copy(self):
-        c = GenPropControl(self.adapters, self.segment, self.injection_strength)
-        self.copy_to(c)
-        return c
-
     def __deepcopy__(self, memo):
         """Itself: ComfyUI 0.3 copies all that a MODEL's options hold with every clone, adapters and features too, and
         core would tell the copy nothing of the run."""
