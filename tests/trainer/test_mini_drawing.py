@@ -1,5 +1,6 @@
 """The base trained by what it draws: as the sampler does it, and compared with the right frames."""
 
+import copy
 import shutil
 from functools import partial
 
@@ -115,6 +116,21 @@ def test_what_is_drawn_as_it_should_be_costs_nothing_in_pixels(mini, seed):
     assert abs(pixels - 0.01) < 1e-5 and abs(total - expected) < 1e-2
 
 
+def test_in_half_precision_what_was_drawn_before_leaves_every_weight_its_gradient(mini):
+    """Autocast keeps the weights that it has cast. Those cast for the levels before have no gradient."""
+    unet, batch = copy.deepcopy(mini.unet).requires_grad_(), noise_batch()
+    condition, truth, trained = base.make_condition(batch), torch.rand(1, 3, 128, 128), []
+    for reached, seed in ((0, 0), (1, 1)):
+        assert int(torch.randint(len(LEVELS), (), generator=torch.Generator().manual_seed(seed))) == reached
+        unet.zero_grad()
+        g = torch.Generator().manual_seed(seed)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss, _ = drawn_loss(unet, mini.vae, batch["target"], condition, truth, torch.tensor([3]), g)
+        loss.backward()
+        trained.append({n for n, p in unet.named_parameters() if p.grad is not None and p.grad.any()})
+    assert trained[0] == trained[1] and len(trained[0]) > 100
+
+
 def test_a_decibel_counts_in_easy_pictures_too():
     """The better a picture is, the more what is left of its error weighs; of a bad one, half of that at least."""
     errors = torch.tensor([0.0, USUAL, USUAL / 10, USUAL * 10], dtype=torch.float64, requires_grad=True)
@@ -140,6 +156,21 @@ def test_going_on_leaves_the_first_layer_to_the_adapters(tmp_path, monkeypatch):
     before, after = load_tensors(start)[0], load_tensors(tmp_path / "base.safetensors")[0]
     kept = {k for k in before if before[k].equal(after[k])}
     assert {"conv_in.weight", "conv_in.bias"} <= kept and len(kept) < len(before) / 2
+
+
+def test_a_base_goes_on_with_the_weights_that_it_began_from_only(tmp_path, monkeypatch):
+    """Another first layer is trained with --start, so a state of the one does not fit the other."""
+    start = _work(tmp_path)
+    monkeypatch.setattr(base, "_check", lambda unet, pairs: {})
+    other = tmp_path / "other.safetensors"
+    tensors = load_tensors(start)[0]
+    save_tensors(other, {k: v + 0.01 for k, v in tensors.items()}, {})
+    base.train(tmp_path, 0, start=start, steps=1, batch_size=1)
+    refused = r"began from {}, but that in .* began from {}\. Remove the files base\.\*"
+    with pytest.raises(GenPropError, match=refused.format(r".*other\.safetensors \(\w+\)", r"\w+")):
+        base.train(tmp_path, 0, start=other, steps=2, batch_size=1)
+    with pytest.raises(GenPropError, match=refused.format("fresh weights", r"\w+")):
+        base.train(tmp_path, 0, steps=2, batch_size=1)
 
 
 def test_the_stages_train_on_another_device_as_on_the_cpu(tmp_path, monkeypatch):

@@ -10,12 +10,12 @@ from trainer.logs import read_log
 from trainer.mini.stage import EMA, Stage
 
 
-def _stage(folder, seed=0):
+def _stage(folder, seed=0, **begun):
     torch.manual_seed(seed)
     module = torch.nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-2)
     ema = EMA(module.parameters(), 0.9)
-    return module, optimizer, ema, Stage(folder, "toy", 10, {"module": module}, optimizer, ema)
+    return module, optimizer, ema, Stage(folder, "toy", 10, {"module": module}, optimizer, ema, **begun)
 
 
 def _train(module, _optimizer, _ema, stage, steps):
@@ -68,8 +68,8 @@ def test_the_log_is_read_back(tmp_path):
 
 
 def test_a_resumed_stage_logs_every_step_once_and_no_line_that_was_cut_off(tmp_path):
-    *parts, stage = _stage(tmp_path)
-    stage.log(started_from="a")
+    begun = {"started_from": "a", "start": "x.safetensors"}
+    *parts, stage = _stage(tmp_path, **begun)
     for _ in range(3):  # the last of them after the state was saved
         _train(*parts, stage, 1)
         stage.log(loss=0.5)
@@ -77,15 +77,14 @@ def test_a_resumed_stage_logs_every_step_once_and_no_line_that_was_cut_off(tmp_p
             stage.save()
     with open(tmp_path / "toy.jsonl", "a") as file:
         file.write('{"step": 4, "min')  # killed here
-    *parts, stage = _stage(tmp_path)
+    *parts, stage = _stage(tmp_path, **begun)
     _train(*parts, stage, 1)
     stage.log(loss=0.5)
     assert [json.loads(line)["step"] for line in (tmp_path / "toy.jsonl").read_text().splitlines()] == [0, 1, 2, 3]
-    stage.check_began_from("a", "x.safetensors")
     with pytest.raises(GenPropError, match=r"began from x \(b\), but that in .* began from a\. Remove the files"):
-        stage.check_began_from("b", "x")
+        _stage(tmp_path, started_from="b", start="x")
     with pytest.raises(GenPropError, match="began from fresh weights, but that in .* began from a"):
-        stage.check_began_from(None, None)
+        _stage(tmp_path)
     stage.path.unlink()
     *_, stage = _stage(tmp_path)
     assert not stage.rows.exists() and len(read_log(tmp_path / "toy.before.jsonl")) == 4

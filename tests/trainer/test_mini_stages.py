@@ -154,6 +154,14 @@ def test_all_runs_every_stage_with_its_share_and_stops_where_one_stops(monkeypat
     assert re.search("from scratch: leave out --start", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize("words", [["--minutes", "0"], ["--minutes", "nan"], ["--batch", "0"]])
+def test_no_time_and_no_batch_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        main(["base", *words])
+    least = "above 0" if words[0] == "--minutes" else "at least 1"
+    assert f"{words[0]} must be {least}, got {words[1]}" in capsys.readouterr().err
+
+
 def test_without_pairs_and_a_vae_nobody_waits(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(base.time, "sleep", lambda seconds: (_ for _ in ()).throw(KeyboardInterrupt))
     command = ["base", "--work", str(tmp_path)]

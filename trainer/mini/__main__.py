@@ -41,6 +41,8 @@ def main(argv=None) -> int:
     parser.add_argument("--workers", type=int, default=0, help="processes that draw clips (stage cache) "
                         "or make them (stage rollouts, on a CPU: one per core)")  # fmt: skip
     arguments = parser.parse_args(argv)
+    if not arguments.minutes > 0:
+        parser.error(f"--minutes must be above 0, got {arguments.minutes:g}")
     if arguments.batch is not None and arguments.batch < 1:
         parser.error(f"--batch must be at least 1, got {arguments.batch}")
     return exit_code(lambda: _run(arguments), "the same command goes on from what was saved")

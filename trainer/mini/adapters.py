@@ -133,15 +133,12 @@ def train(
     trainable, optimizer, ema = optimised(adapters)
     pairs = wait_for_pairs(base_folder)
     name = state_name(config)
-    stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps)
+    started_from = None if found is None else found.digest
+    stage = Stage(folder, name, minutes, {"adapters": adapters}, optimizer, ema, steps, started_from, start)
     provenance = {"base": "mini", "trained_by": "python -m trainer.mini adapters", "seed": seed, "selective": selective}
     provenance |= config
     if found is not None:
-        provenance["started_from"] = found.digest
-    if stage.step:
-        stage.check_began_from(None if found is None else found.digest, start)
-    elif found is not None:
-        stage.log(started_from=found.digest)
+        provenance["started_from"] = started_from
     without_grad = replace(settings, loss=replace(settings.loss, beta_grad=0.0))
     saved, running, counted = stage.elapsed, {}, 0
     with attach(unet, adapters.config.num_blocks) as taps:

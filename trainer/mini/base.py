@@ -144,19 +144,19 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     """Trains for `minutes` (or `steps`) in all and writes base.safetensors (EMA weights) into `folder`.
 
     start: a base.safetensors to go on from with a fresh optimiser, instead of from random weights. Its first layer
-    stays as it is: adapters show the source by it, so those that were made for this base fit what it becomes.
+    stays as it is: adapters show the source by it, so those that were made for this base fit what it becomes. Raises
+    GenPropError to go on with a run that began from other weights.
     """
-    unet, device = new_unet(seed).to(device), torch.device(device)
+    unet, device, started_from = new_unet(seed).to(device), torch.device(device), None
     if start is not None:
         unet.load_state_dict(load_tensors(Path(start))[0])
+        started_from = weights_digest(unet)
         unet.conv_in.requires_grad_(False)
     trained = [p for p in unet.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=PEAK_RATE, weight_decay=0.01)
     ema = EMA(trained, 0.999)
     pairs, vae = wait_for_pairs(folder), load_vae(folder, device)
-    stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema, steps)
-    if start is not None and stage.step == 0:
-        stage.log(started_from=weights_digest(unet))
+    stage = Stage(folder, "base", minutes, {"unet": unet}, optimizer, ema, steps, started_from, start)
     saved, running, pixels = stage.elapsed, [], []
     while stage.progress < 1:
         g = torch.Generator().manual_seed(seed * 1_000_003 + stage.step)

@@ -47,11 +47,8 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     made_for = weights_digest(vae)
     trained = list(vae.decoder.requires_grad_(True).parameters())
     ema = EMA(trained, 0.998)
-    stage = Stage(folder, DECODER, minutes, {DECODER: vae.decoder}, torch.optim.Adam(trained, lr=PEAK_RATE), ema, steps)
-    if stage.step == 0:
-        stage.log(started_from=made_for)
-    else:
-        stage.check_began_from(made_for, folder / "vae.safetensors")
+    modules, optimizer = {DECODER: vae.decoder}, torch.optim.Adam(trained, lr=PEAK_RATE)
+    stage = Stage(folder, DECODER, minutes, modules, optimizer, ema, steps, made_for, folder / "vae.safetensors")
     drawn = Drawn(folder, start, pairs, min(pool, len(pairs) - CHECK), seed, device)
     saved, running = stage.elapsed, {}
     while stage.progress < 1:

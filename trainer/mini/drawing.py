@@ -29,6 +29,7 @@ def half_way(unet, condition, noise, reached: int, *own) -> torch.Tensor:
         for level, following in zip(LEVELS[:reached], LEVELS[1 : reached + 1]):
             levels = torch.full((len(x),), level, device=x.device)
             x = edm.euler_step(x, denoise(unet, x, levels, condition, *own).float(), level, following)
+    torch.clear_autocast_cache()  # up to torch 2.9 it keeps the weights cast without gradients for what follows
     return x
 
 
@@ -73,7 +74,6 @@ def drawn_terms(unet, vae, taps, adapters, condition, batch, generator, selectiv
     reached = int(torch.randint(len(LEVELS), (), generator=generator))
     noise = torch.randn(clean.shape, generator=generator).to(clean.device)
     x = half_way(unet, condition, noise, reached, *own)
-    torch.clear_autocast_cache()  # up to torch 2.9 it keeps the weights cast without gradients for what follows
     made = denoise(unet, x, torch.full((count,), LEVELS[reached], device=x.device), condition, *own)
     features = torch.lerp(taps.decoder_features.detach(), taps.decoder_features, selective)
     some = torch.cat([latents[frame] for latents, frame in zip(made, at)]).to(memory_format=torch.channels_last)

@@ -57,13 +57,9 @@ def train(folder, minutes, seed=0, start=None, steps=None, device="cpu", batch_s
     unet, vae, adapters = base.unet.eval().requires_grad_(False), base.vae.requires_grad_(False), found.adapters
     unet.to(device), vae.to(device, memory_format=torch.channels_last), adapters.to(device)
     trainable, optimizer, ema = optimised(adapters)
-    stage = Stage(folder, NAME, minutes, {"adapters": adapters}, optimizer, ema, steps)
+    stage = Stage(folder, NAME, minutes, {"adapters": adapters}, optimizer, ema, steps, found.digest, start)
     provenance = {"base": "mini", "trained_by": "python -m trainer.mini long", "seed": seed, "selective": selective}
     provenance |= {"started_from": found.digest, "clips": len(clips)}
-    if stage.step == 0:
-        stage.log(started_from=found.digest)
-    else:
-        stage.check_began_from(found.digest, start)
     saved, running = stage.elapsed, {}
     with attach(unet, adapters.config.num_blocks) as taps:
 

@@ -19,21 +19,27 @@ class Stage:
     `progress` goes from 0 to 1 with the time or the steps used; `learning_rate(peak)` warms up over the first 100 steps
     and decays by a cosine. State (weights, EMA, Adam moments, step, time used) lives in one safetensors file. The log
     is of the state's run: rows of steps that are done again are dropped, and where there is no state, it is set aside.
+
+    started_from: the digest of the weights that it goes on from, None for fresh ones; the log has it. start: where they
+    are. Raises GenPropError where the run of this folder began from others.
     """
 
-    def __init__(self, folder, name, minutes, modules, optimizer, ema=None, steps=None):
+    def __init__(self, folder, name, minutes, modules, optimizer, ema=None, steps=None, started_from=None, start=None):
         self.folder, self.name, self.steps = Path(folder), name, steps
         self.minutes, self.modules, self.optimizer, self.ema = minutes, modules, optimizer, ema
         self.step, self.used = 0, 0.0
         self.path, self.rows = self.folder / f"{name}.state.safetensors", self.folder / f"{name}.jsonl"
         self._mark = time.monotonic()
         if self.path.exists():
+            self._check_began_from(started_from, start)
             self._load()
         if self.rows.exists():
             if self.path.exists():
                 drop_later(self.rows, self.step)
             else:  # of a run that was killed before it was saved, or whose state was removed
                 os.replace(self.rows, self.rows.with_name(f"{name}.before.jsonl"))
+        if started_from is not None and not self.path.exists():
+            self.log(started_from=started_from)
 
     @property
     def elapsed(self):
@@ -68,9 +74,7 @@ class Stage:
             file.write(json.dumps(row) + "\n")
         print(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in row.items()), flush=True)
 
-    def check_began_from(self, digest: str | None, start) -> None:
-        """Raises GenPropError where the run of this folder, by its log, began from other weights than `start`'s. None:
-        from fresh ones."""
+    def _check_began_from(self, digest: str | None, start) -> None:
         rows = read_log(self.rows)
         begun = next((row["started_from"] for row in reversed(rows) if "started_from" in row), None)
         if rows and begun != digest:
