@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError
+from genprop_core.files import atomic
 from genprop_core.images import image_files
 from genprop_core.video_io import iter_video, probe
 
@@ -99,13 +100,35 @@ def read_column(path: Path, column: str) -> dict[str, str]:
         rows = csv.DictReader(file)
         if not {"name", column} <= set(rows.fieldnames or ()):
             raise GenPropError(f"Expected the columns name and {column} in {path}, got {rows.fieldnames}.")
-        return {clip_name(row["name"].strip()): (row[column] or "").strip() for row in rows}
+        return {name_of(row): (row[column] or "").strip() for row in rows}
 
 
 def clip_name(text: str) -> str:
     """A clip's name, given as such or as its file's; a name may have dots of its own."""
     path = Path(text)
     return path.stem if path.suffix.lower() in SUFFIXES else text
+
+
+def name_of(row: dict) -> str:
+    """The clip of a row of such a table."""
+    return clip_name(row["name"].strip())
+
+
+def read_rows(path: Path) -> list[dict]:
+    """The rows of tasks.csv with all their columns; none where there is no such file."""
+    if not path.is_file():
+        return []
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: list[dict]):
+    """Writes tasks.csv anew, whole or not at all."""
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        columns = dict.fromkeys(["name", "task"]) | dict.fromkeys(key for row in rows for key in row)
+        writer = csv.DictWriter(file, list(columns), restval="")
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def read_tasks(path: Path, names) -> dict[str, str]:

@@ -8,8 +8,9 @@ so the number of workers changes nothing, and a run that was stopped goes on whe
 """
 
 import argparse
-import csv
+import json
 import random
+import re
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing
@@ -23,9 +24,9 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
 import numpy as np
 
 from genprop_core.errors import GenPropError, exit_code
-from genprop_core.files import atomic
+from genprop_core.files import write_json
 from genprop_core.video_io import write_video
-from trainer.dataset import FOLDERS
+from trainer.dataset import FOLDERS, name_of, read_column, read_rows, write_rows
 from trainer.held_out import held_out
 from trainer.instances import Clip, find_clips
 from trainer.logs import Live
@@ -38,6 +39,7 @@ TELEA_SHARE = 1 / 3  # of the fills; the rest take the mean colour
 LIST_EVERY = 50  # pairs, so that little is unlisted after a kill
 LEAST_AREA = 0.005  # of the picture, for an object to be worth an edit
 ATTEMPTS = 30
+NOTE = "make_pairs.json"  # in the folder of the pairs: the seed that they are of
 
 
 @dataclass(frozen=True)
@@ -127,12 +129,25 @@ def finished(out: Path) -> list[str]:
 
 
 def write_tasks(out: Path):
-    """Lists the finished pairs in tasks.csv; without any there is no file."""
-    written, names = [], finished(out)
+    """Lists the finished pairs in tasks.csv, after the rows of other clips; without any nothing is written."""
+    written, names, a_pair = [], finished(out), rf"pair_\d+_({'|'.join(TASK)})"
     while names != written:  # while this wrote, another process may have finished, and listed, more
-        with atomic(out / "tasks.csv") as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("name", "task"), *((n, TASK[n.rsplit("_", 1)[1]]) for n in names)])
+        others = [row for row in read_rows(out / "tasks.csv") if not re.fullmatch(a_pair, name_of(row))]
+        write_rows(out / "tasks.csv", others + [{"name": n, "task": TASK[n.rsplit("_", 1)[1]]} for n in names])
         written, names = names, finished(out)
+
+
+def check_seed(out: Path, seed: int):
+    """Notes the seed in the folder. Raises GenPropError where another is noted: a number has one pair in a folder."""
+    if (out / NOTE).exists():
+        found = json.loads((out / NOTE).read_text(encoding="utf-8"))["seed"]
+        if found != seed:
+            raise GenPropError(
+                f"Expected a folder with pairs of --seed {seed} or none, but those in {out} are of {found}. "
+                f"Give --seed {found}, or choose another --out."
+            )
+    else:
+        write_json(out / NOTE, {"seed": seed})
 
 
 def _make(missing: list[int], clips: list[Clip], settings: PairSettings, out: Path, workers: int):
@@ -157,7 +172,7 @@ def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, s
     processes) of a distributed run.
 
     tasks.csv lists what is there, now and then and whatever ends the run. Raises GenPropError when the videos do not
-    serve.
+    serve, when `out` has pairs of another seed, and when its tasks.csv cannot be read.
     """
     out, clips = Path(out), find_clips(videos)
     if not any(c.mask is not None and c.frames >= settings.num_frames for c in clips):
@@ -166,6 +181,8 @@ def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, s
             f"Expected clips with masks of at least {settings.num_frames} frames (--num_frames) in {videos}, "
             f"the longest has {longest}. Lower --num_frames."
         )
+    check_seed(out, settings.seed)
+    read_column(out / "tasks.csv", "task")  # before the first pair is made
     away = held_out(out)
     missing = [i for i in range(num_pairs)[share[0] :: share[1]] if not is_done(i, settings.seed, out)]
     missing = [i for i in missing if pair_name(i, settings.seed) not in away]
@@ -183,13 +200,15 @@ def make_pairs(videos, out, num_pairs: int, settings: PairSettings, workers=0, s
 def main(argv=None) -> int:
     parser = argparse.ArgumentParser(prog="trainer/make_pairs.py", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", required=True, help="JPEGImages/ + Annotations/, or NAME.mp4 + NAME_mask.mp4")
-    parser.add_argument("--out", required=True, help="data folder to write; pairs that are there are kept")
+    parser.add_argument("--out", required=True, help="data folder to write, of one --seed; pairs and "
+                        "other clips that are there are kept")  # fmt: skip
     parser.add_argument("--num_pairs", type=int, default=1000, help="pairs in all (default: %(default)s)")
     parser.add_argument("--num_frames", type=int, default=16, help="frames of every pair (default: %(default)s)")
     parser.add_argument("--short_side", type=int, default=576, help="pixels; 0 keeps the size (default: %(default)s)")
     parser.add_argument("--shadow", type=float, default=0.5, help="share of pasted objects with a soft shadow, 0 to 1")
     parser.add_argument("--num_workers", type=int, default=0, help="processes beside this one (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=42, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=42, help="of the pairs; one for all in a folder (default: "
+                        "%(default)s)")  # fmt: skip
     args = parser.parse_args(argv)
     settings = PairSettings(args.seed, args.num_frames, args.short_side or None, args.shadow)
 

@@ -8,8 +8,6 @@ more.
 """
 
 import argparse
-import csv
-import io
 import json
 import os
 import random
@@ -22,8 +20,8 @@ if __name__ == "__main__":  # run by its path: the repository's root is not on s
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from genprop_core.errors import GenPropError, exit_code
-from genprop_core.files import atomic, write_json
-from trainer.dataset import FOLDERS, SPLIT_NOTE, clip_name, find_triples, list_clips
+from genprop_core.files import write_json
+from trainer.dataset import FOLDERS, SPLIT_NOTE, find_triples, list_clips, name_of, read_rows, write_rows
 from trainer.held_out import note_held_out
 
 
@@ -59,31 +57,14 @@ def finish(note: Path):
     note.unlink()
 
 
-def _rows(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-
-
-def _clip(row: dict) -> str:
-    return clip_name(row["name"].strip())
-
-
 def _move_tasks(train: Path, val: Path, names: set[str]):
     """The rows of tasks.csv follow their clips: first added there, then removed here."""
-    rows, there = _rows(train / "tasks.csv"), _rows(val / "tasks.csv")
-    moved = [r for r in rows if _clip(r) in names]
-    known = {_clip(r) for r in there}
-    for path, kept in (
-        (val / "tasks.csv", there + [r for r in moved if _clip(r) not in known]),
-        (train / "tasks.csv", [r for r in rows if r not in moved]),
-    ):
-        if moved:
-            with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
-                columns = dict.fromkeys(["name", "task"]) | dict.fromkeys(key for row in kept for key in row)
-                writer = csv.DictWriter(file, list(columns), restval="")
-                writer.writeheader()
-                writer.writerows(kept)
+    rows, there = read_rows(train / "tasks.csv"), read_rows(val / "tasks.csv")
+    moved = [r for r in rows if name_of(r) in names]
+    known = {name_of(r) for r in there}
+    if moved:
+        write_rows(val / "tasks.csv", there + [r for r in moved if name_of(r) not in known])
+        write_rows(train / "tasks.csv", [r for r in rows if r not in moved])
 
 
 def split(train_dir, val_dir, num_samples: int, seed: int, dry_run=False) -> list[str]:

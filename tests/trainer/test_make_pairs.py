@@ -1,6 +1,7 @@
 """Synthetic pairs: what each recipe changes and what it leaves alone; the same pairs whatever the workers."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from genprop_core.errors import GenPropError
 from genprop_core.video_io import read_video, write_image, write_video
 from trainer import make_pairs as module
-from trainer.dataset import check_triple, find_triples
+from trainer.dataset import check_triple, find_triples, list_clips, read_rows, write_rows
 from trainer.instances import find_clips
 from trainer.recipes import GROW, Placement, color_fill, copy_and_paste, mask_and_fill
 from trainer.split import split
@@ -134,6 +135,25 @@ def test_a_stopped_run_and_one_process_of_many_list_what_is_there(videos, tmp_pa
     monkeypatch.setattr(module, "finished", lambda folder: next(seen))
     module.write_tasks(out)
     assert len((out / "tasks.csv").read_text().split()) == 1 + 4
+
+
+def test_clips_of_another_origin_keep_their_rows_and_pairs_their_seed(videos, tmp_path):
+    out = tmp_path / "out"
+    module.make_pairs(videos, out, 1, SETTINGS)
+    for folder in module.FOLDERS.values():
+        (out / folder / "own.mp4").write_bytes((out / folder / f"{module.pair_name(0, 1)}.mp4").read_bytes())
+    mine = [{"name": "own.mp4", "task": "track", "by": "me"}, {"name": "pair_000007_fill", "task": "edit", "by": ""}]
+    write_rows(out / "tasks.csv", mine)  # the latter is not there any more
+    module.make_pairs(videos, out, 2, SETTINGS)
+    made = {t.name: t.task for t in find_triples(out)}
+    assert made["own"] == "track" and len(made) == 3 and read_rows(out / "tasks.csv")[0] == mine[0]
+    other = replace(SETTINGS, seed=2)
+    with pytest.raises(GenPropError, match=r"pairs of --seed 2 or none, but those in .* are of 1\. Give --seed 1, or"):
+        module.make_pairs(videos, out, 3, other)
+    (out / "tasks.csv").write_text("clip,task\nown,track\n")
+    with pytest.raises(GenPropError, match="Expected the columns name and task"):
+        module.make_pairs(videos, out, 3, SETTINGS)
+    assert len(list_clips(out / "masks")) == 3
 
 
 def test_clips_that_were_moved_away_are_not_made_again(videos, tmp_path):
