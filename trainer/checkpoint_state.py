@@ -6,7 +6,8 @@ A checkpoint is a folder `step_00001234` that is made under a hidden name and re
     adapters.safetensors the EMA weights as an adapter file for the nodes and `propagate`
 
 A new run in a folder that holds one (--reset_optimizer) first sets the earlier one aside, as `checkpoints.before-1`.
-A run that goes on from an older checkpoint sets the later ones aside, as `checkpoints.beyond-1`.
+A run that goes on from an older checkpoint sets the later ones aside, as `checkpoints.beyond-1`; one that goes on from
+a checkpoint of another folder (such as that) copies it in and sets all the others aside.
 """
 
 import json
@@ -50,33 +51,40 @@ class Checkpoints:
         return self.output / f"checkpoints.{kind}-{number}"
 
     def leave_behind(self, found: Path, step: int):
-        """Sets aside the checkpoints after `step`, at which a run goes on from `found`: `latest` would take them up
-        again, and `save` would remove the new ones as older. `found` itself is copied in where it lies elsewhere. Does
-        nothing where there are none.
+        """Has the folder end with `found`, of `step`, from which a run goes on: what `latest` would take up instead is
+        set aside, and so that `save` removes none of another branch, all is where `found` lies elsewhere. It is copied
+        in then, and is the newest from the start.
 
         Raises GenPropError when they cannot be renamed, or the copy cannot be written.
         """
-        later = [p for p in self.all() if int(re.match(r"step_(\d+)", p.name)[1]) > step]
-        if not later:
-            return
+        here, elsewhere = self.folder / f"step_{step:08d}", found.parent.resolve() != self.folder.resolve()
+        aside = [p for p in self.all() if elsewhere or int(re.match(r"step_(\d+)", p.name)[1]) > step]
         rows, target, making = self.output / "log.jsonl", self._next_aside("beyond"), self.folder / ".making-copy"
-        here = self.folder / f"step_{step:08d}"
         try:
             self._clear()
-            if not here.exists():
+            if elsewhere:
                 shutil.copytree(found, making)
+            if aside:
+                target.mkdir()
+                if rows.exists():
+                    shutil.copyfile(rows, target / rows.name)
+            if elsewhere:
+                if here in aside:
+                    os.replace(here, target / here.name)
                 os.replace(making, here)
-            target.mkdir()
-            if rows.exists():
-                shutil.copyfile(rows, target / rows.name)
-            for path in later:
-                os.replace(path, target / path.name)
+                self._publish(here)
+            for path in aside:
+                if path != here:
+                    os.replace(path, target / path.name)
         except OSError as error:
             raise GenPropError(
-                f"Expected to set the checkpoints after step {step} aside in {target}, but that cannot be done "
-                f"({error.strerror}). Close what has their files open, or choose another --output_dir."
+                f"Expected to go on from {found} in {self.folder}, with the other checkpoints there set aside in "
+                f"{target}, but that cannot be done ({error.strerror or error}). Make space, close what has files of "
+                "them open, or choose another --output_dir."
             ) from None
-        log.info("The checkpoints after step %d are now in %s, with log.jsonl as it was.", step, target)
+        if aside:
+            names = ", ".join(p.name for p in aside)
+            log.info("The checkpoints %s are now in %s, with log.jsonl as it was.", names, target)
 
     def set_aside(self):
         """Renames the folder of an earlier run's checkpoints, with its log in it: a new run, whose steps are lower,
@@ -146,8 +154,7 @@ class Checkpoints:
                 )  # still found by `all`, until the new one is there
             os.replace(making, final)
             _sync(self.folder)
-            with atomic(self.output / "adapters.safetensors") as temporary:
-                shutil.copyfile(final / "adapters.safetensors", temporary)
+            self._publish(final)
         except (OSError, RuntimeError) as error:
             raise GenPropError(
                 f"The checkpoint of step {step} cannot be written to {self.folder} ({error}). Earlier ones are "
@@ -169,6 +176,11 @@ class Checkpoints:
                 )
         self._clear()
         return final
+
+    def _publish(self, checkpoint: Path):
+        """Its adapters are those of the run."""
+        with atomic(self.output / "adapters.safetensors") as temporary:
+            shutil.copyfile(checkpoint / "adapters.safetensors", temporary)
 
     def _clear(self):
         """Removes what a killed run left half made or half removed."""

@@ -118,7 +118,6 @@ def run(args):
             state_tensors.refresh_masters(optimizer.optimizer)
         step = 0 if args.reset_optimizer else step
         del tensors
-    first = found is None or args.reset_optimizer or not checkpoints.all()  # asked while nobody writes there
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if args.reset_optimizer and accelerator.is_main_process:
         checkpoints.set_aside()
@@ -160,7 +159,7 @@ def run(args):
         logs.validation(step, epoch_of(step), metrics, validator.folder(name))
 
     logs = RunLog(accelerator, args, identity, step, total)
-    if first:
+    if found is None or args.reset_optimizer:
         save()  # from here on there is always a checkpoint, and a full disk is known at once
     if validator and due(args.val_interval, step) and not validator.is_done(validation(), step, averaged()):
         validate()  # it was killed while it was validating

@@ -1,6 +1,7 @@
 """The real trainer goes on: from its checkpoints, from those of another run, and from adapters."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -70,12 +71,41 @@ def test_going_on_from_an_older_checkpoint_leaves_the_later_ones_behind(train, t
         patch.setattr(Checkpoints, "save", killed)
         train(max_steps=6, keep=1, resume_from_checkpoint=older, save_steps=3)
     beyond = out / "checkpoints.beyond-1"
-    assert sorted(p.name for p in beyond.iterdir()) == ["log.jsonl", "step_00000003", "step_00000004"]
+    earlier = ["step_00000001"] if elsewhere else []  # of another branch perhaps
+    assert sorted(p.name for p in beyond.iterdir()) == ["log.jsonl", *earlier, "step_00000003", "step_00000004"]
     assert [row["step"] for row in read_log(beyond / "log.jsonl") if "lr" in row] == [1, 2, 3, 4]
     assert Checkpoints(out, 1).find("latest").name == "step_00000003"
     train(max_steps=6, keep=1, resume_from_checkpoint="latest")
     assert [row["step"] for row in read_log(out / "log.jsonl") if "lr" in row] == [1, 2, 3, 4, 5, 6]
     assert not (out / "checkpoints.beyond-2").exists()
+
+
+@pytest.mark.parametrize("step", [2, 4])
+def test_going_back_to_what_was_set_aside_is_exact_and_loses_nothing(train, tmp_path, monkeypatch, step):
+    """Killed before its next save, it still goes on from there, not from the branch that was there."""
+    from trainer import train as module
+    from trainer.checkpoint_state import Checkpoints
+
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    out = tmp_path / "out"
+    train(max_steps=2, save_steps=1)
+    here, back = out / "checkpoints", out / "checkpoints.beyond-1" / f"step_{step:08d}"
+    shutil.copytree(here / "step_00000002", back)
+    note = json.loads((back / "state.json").read_text())
+    (back / "state.json").write_text(json.dumps(note | {"step": step, "branch": "the other"}))
+    (out / "adapters.safetensors").unlink()
+    monkeypatch.setattr(module, "check_finite", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train(max_steps=5, resume_from_checkpoint=back, keep=1)
+    found = Checkpoints(out, 1).find("latest")
+    assert [found] == list(here.iterdir()) and found.name == back.name
+    assert all((found / p.name).read_bytes() == p.read_bytes() for p in back.iterdir())
+    assert (out / "adapters.safetensors").read_bytes() == (back / "adapters.safetensors").read_bytes()
+    aside = out / "checkpoints.beyond-2"
+    assert sorted(p.name for p in aside.iterdir()) == ["log.jsonl", *(f"step_0000000{n}" for n in range(3))]
+    assert "branch" not in json.loads((aside / "step_00000002" / "state.json").read_text())
 
 
 def test_going_on_in_another_folder_begins_with_a_checkpoint_there(train, tmp_path, monkeypatch):
