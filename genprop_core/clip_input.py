@@ -24,15 +24,21 @@ CHOICES = {
 }  # of `long_clip.ClipSettings`
 
 
-def check_aspect(keyframe, frames, tolerance=0.02):
-    """Raises GenPropError when the keyframe's (height, width) has another aspect ratio than the frames'."""
+EDITED = "Edit an exported frame of the source, without cropping it."
+
+
+def check_aspect(keyframe, frames, tolerance=0.02, what="a keyframe", how=EDITED):
+    """Raises GenPropError when the keyframe's (height, width) has another aspect ratio than the frames'.
+
+    what: it is, where it is no keyframe, and how to make it, for the message.
+    """
     ratio = (keyframe[1] / keyframe[0]) / (frames[1] / frames[0])
     if abs(ratio - 1) > tolerance:
         turned = abs((keyframe[0] / keyframe[1]) / (frames[1] / frames[0]) - 1) <= tolerance
         why = " If the source was filmed upright, it is stored turned: export it again first." if turned else ""
         raise GenPropError(
-            f"Expected a keyframe of the source's aspect ratio ({frames[1]}x{frames[0]}), "
-            f"got {keyframe[1]}x{keyframe[0]}. Edit an exported frame of the source, without cropping it.{why}"
+            f"Expected {what} of the source's aspect ratio ({frames[1]}x{frames[0]}), "
+            f"got {keyframe[1]}x{keyframe[0]}. {how}{why}"
         )
 
 

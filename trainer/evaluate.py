@@ -37,7 +37,7 @@ def _mean(values):
 
 
 def control_means(rows: list[dict]) -> dict:
-    tested = [r for r in rows if "controls" in r]
+    tested = [r for r in rows if r.get("controls")]
     if not tested:
         return {}
     shuffled = [r for r in tested if r["controls"]["shuffled_source_psnr_outside"] is not None]

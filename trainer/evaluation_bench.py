@@ -77,8 +77,9 @@ def evaluate_clip(bench: Bench, index: int, controls: bool) -> dict:
         "floors": {name: score_clip(frames, clip, learned=bench.learned) for name, frames in floors.items()},
         "seconds": result.seconds,
     }
-    if controls and clip.mask is not None:
-        row["controls"] = controls_of(bench, clip, bench.clips.other(index), settings, result)
+    if controls:  # nothing of a clip without a mask, so that a run which goes on does not make it again
+        has_mask = clip.mask is not None
+        row["controls"] = controls_of(bench, clip, bench.clips.other(index), settings, result) if has_mask else {}
     if bench.shown:
         row["curves"] = {"result": curves(result.frames, clip)} | {n: curves(f, clip) for n, f in floors.items()}
         truth = {} if clip.target is None else {"truth": clip.target}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from genprop_core.clip_input import check_aspect
 from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError
 from genprop_core.images import SUFFIXES, read_image
@@ -135,11 +136,17 @@ class DataFolder:
         return None
 
     def __getitem__(self, index: int) -> EvalClip:
-        """Raises GenPropError for a clip that cannot be read, or that has fewer than 2 frames."""
+        """Raises GenPropError for a clip that cannot be read, that has fewer than 2 frames, or whose parts have not the
+        source's aspect."""
         name = self.names[index]
         paths = {part: clips[name] for part, clips in self.parts.items() if name in clips}
         info = {part: probe(path, 2 if part == "source" else 1) for part, path in paths.items()}
         size, keyframe, notes = self._size(info["source"]), None, []
+        own = info["source"].height, info["source"].width
+        for part, its in info.items():
+            if part != "mask" or its.frames > 1:  # it would be squeezed into the source's
+                how = "Export it in the source's picture, without cropping it."
+                check_aspect((its.height, its.width), own, what=str(paths[part]), how=how)
         for part in [p for p, i in info.items() if i.frames == 1]:
             path = paths.pop(part)
             if part == "target":
@@ -158,6 +165,7 @@ class DataFolder:
             keyframe = target[0]
         elif keyframe is None:
             image = read_image(self.keyframes[name], "refused").movedim(-1, 0)[None].float() / 255
+            check_aspect(image.shape[-2:], own, what=str(self.keyframes[name]))
             keyframe = resize(image, size)[0]
         if mask is not None:
             mask = (mask > 0.5).float()

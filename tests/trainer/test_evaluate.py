@@ -112,6 +112,17 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     assert report["clips"] == 2 and report["floors"] == {} == report["baselines"]
 
 
+def test_a_clip_without_a_mask_is_not_made_again_for_its_controls(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    folder(data, "a", target=3)
+    folder(data, "b", target=3, mask=3)
+    options = ["--data", data, "--resolution", 64, "--baselines", "none", "--controls", 2]
+    calls = stopped_after_one(monkeypatch)
+    assert evaluate.main([*map(str, options), "--steps", "1", "--json", str(tmp_path / "scores.json")]) == 130
+    report = run(tmp_path, *options)
+    assert calls == ["a", "b"] and report["controls"]["clips"] == 1 and report["clips"] == 2
+
+
 @pytest.mark.parametrize("change", ["target", "task", "another clip before it", None])
 def test_a_clip_that_was_changed_meanwhile_is_made_anew(tmp_path, monkeypatch, change):
     data = tmp_path / "data"
@@ -216,6 +227,26 @@ def test_single_frames_are_told_apart_and_damaged_clips_cost_only_themselves(tmp
     assert "Expected at least one clip that can be read, got 4 that cannot" in capsys.readouterr().err
     assert evaluate.main([*map(str, options), "--cache", "none", "--resolution", "72"]) == 2
     assert "multiples of 32 for this base, got 72" in capsys.readouterr().err, "no fault of the clips"
+
+
+def test_parts_of_another_aspect_are_not_squeezed_into_the_sources(tmp_path):
+    data = tmp_path / "data"
+    for name, target, mask in (("a", 3, 3), ("b", 1, 0), ("c", 3, 1), ("d", 0, 0)):
+        folder(data, name, target=target, mask=mask)
+    clips, wide = DataFolder(data, (64,), 32), torch.zeros(48, 64, 3, dtype=torch.uint8)
+    assert [clip.name for clip in clips] == ["a", "b", "c"]
+    files = {"a": data / "masks" / "a", "b": data / "edited_videos" / "b", "d": data / "keyframes"}
+    for path in files.values():
+        for t in range(3 if path.name == "a" else 1):
+            write_image(path / ("d.png" if path.name == "keyframes" else f"{t}.png"), wide)
+    write_image(data / "masks" / "c" / "0.png", wide)  # it is left out
+    clips = DataFolder(data, (64,), 32)
+    for index, expected in ((0, "masks.a"), (1, "edited_videos.b"), (3, r"keyframes.d\.png")):
+        with pytest.raises(GenPropError, match=rf"Expected .*{expected} of the source's .*\(64x64\), got 64x48"):
+            clips[index]
+    assert clips[2].mask is None
+    report = run(tmp_path, "--data", data, "--resolution", 64, "--baselines", "none")
+    assert set(report["skipped"]) == {"a", "b", "d"} and "without cropping it." in report["skipped"]["a"]
 
 
 def test_two_processes_make_the_same_rows_as_one_and_the_report_says_how(tmp_path, monkeypatch):
