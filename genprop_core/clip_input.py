@@ -22,8 +22,6 @@ CHOICES = {
     "colour": ("off", *KINDS),
     "crop": ("off", "auto"),
 }  # of `long_clip.ClipSettings`
-
-
 EDITED = "Edit an exported frame of the source, without cropping it."
 
 

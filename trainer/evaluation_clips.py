@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from genprop_core.clip_input import check_aspect
+from genprop_core.clip_input import MASK_TOLERANCE, check_aspect
 from genprop_core.config import TASKS
 from genprop_core.errors import GenPropError
 from genprop_core.images import SUFFIXES, read_image
@@ -146,7 +146,8 @@ class DataFolder:
         for part, its in info.items():
             if part != "mask" or its.frames > 1:  # it would be squeezed into the source's
                 how = "Export it in the source's picture, without cropping it."
-                check_aspect((its.height, its.width), own, what=str(paths[part]), how=how)
+                tolerance = {"tolerance": MASK_TOLERANCE} if part == "mask" else {}
+                check_aspect((its.height, its.width), own, what=str(paths[part]), how=how, **tolerance)
         for part in [p for p, i in info.items() if i.frames == 1]:
             path = paths.pop(part)
             if part == "target":
