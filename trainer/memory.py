@@ -15,6 +15,7 @@ from genprop_core.attach import attach
 from genprop_core.base import Base, Defaults
 from genprop_core.conditioning import Condition
 from genprop_core.config import BaseShape
+from genprop_core.losses import LossSettings
 from genprop_core.out_of_memory import explained
 
 from . import gradient_checkpointing
@@ -22,6 +23,7 @@ from .dataset import working_size
 from .step import StepSettings, loss_terms
 
 GIB = 2**30
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}  # by --mixed_precision
 SVD = BaseShape((320, 640, 1280, 1280), 2, (5, 10, 20, 20), 1024, 256)
 SETTINGS = {  # as trainer/train.py has what `out_of_memory.HELPS` names
     "checkpointing": "--gradient_checkpointing",
@@ -118,7 +120,9 @@ class Autocast(TorchFunctionMode):
         return self.weights[value]
 
 
-def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool) -> int:
+def activation_bytes(
+    unet, adapters, size, num_frames: int, batch: int, dtype, checkpointing: bool, loss: LossSettings
+) -> int:
     """Bytes kept for the backward pass of one forward pass at size (height, width) in pixels, on the meta device.
 
     As train.py has them, the frozen UNet is in `dtype`, adapters and latents in fp32, and `dtype` is autocast's.
@@ -146,23 +150,23 @@ def activation_bytes(unet, adapters, size, num_frames: int, batch: int, dtype, c
             nullcontext() if dtype == torch.float32 else Autocast(dtype),
         ):
             mask = empty(batch, frames, 1, h, w)
-            loss_terms(unet, taps, adapters, condition, empty(*latents), mask, random, StepSettings())
+            loss_terms(unet, taps, adapters, condition, empty(*latents), mask, random, StepSettings(loss))
     finally:
         F.scaled_dot_product_attention = attention
         gradient_checkpointing.disable(parts)
     return counter.bytes
 
 
-def table(base, adapters: GenPropAdapters, args) -> str:
+def table(base, adapters: GenPropAdapters, args, loss: LossSettings) -> str:
     """Markdown: parameters, gradients, optimiser, averages and activations in GiB, for these settings."""
     size = working_size(base.defaults.width, base.defaults.height, args.resolution, base.size_multiple)
-    dtype = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[args.mixed_precision]
+    dtype = DTYPES[args.mixed_precision]
     total = sum(p.numel() for m in (base.unet, adapters) for p in m.parameters())
     trainable = sum(p.numel() for p in adapters.trainable())
     unet = sum(p.numel() for p in base.unet.parameters()) * torch.finfo(dtype).bits // 8
     weights = parameter_bytes(adapters)
     activations = {
-        name: activation_bytes(base.unet, adapters, size, args.num_frames, args.batch_size, dtype, on)
+        name: activation_bytes(base.unet, adapters, size, args.num_frames, args.batch_size, dtype, on, loss)
         for name, on in (("plain", False), ("checkpointed", True))
     }
     used = activations["checkpointed" if args.gradient_checkpointing else "plain"]

@@ -30,7 +30,7 @@ from trainer import arguments, checkpoint_state, gradient_checkpointing, state_t
 from trainer.dataset import find_triples
 from trainer.held_out import check_held_out
 from trainer.logs import RunLog, mean_over_processes
-from trainer.memory import enough_memory, svd_without_weights, table
+from trainer.memory import DTYPES, enough_memory, svd_without_weights, table
 from trainer.mini.stage import EMA
 from trainer.optimisation import Step, check_finite, check_goes_on, learning_rate, parameter_groups
 from trainer.run_identity import run_settings
@@ -41,7 +41,6 @@ from trainer.validation import Validator, enough_to_validate
 from trainer.windows import Windows, loader, to_device
 
 log = logging.getLogger("trainer")
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def run(args):
@@ -49,8 +48,9 @@ def run(args):
     base = svd_without_weights() if args.dry_run and args.base == "svd" else load_base(args.base)
     set_seed(args.seed)  # of the new weights; everything else has seeds of its own
     adapters, started_from = new_adapters(args, base)
+    loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     if args.dry_run:
-        print(table(base, adapters, args))
+        print(table(base, adapters, args, loss))
         return
     accelerator = make_accelerator(args)
     fingerprint, device = base.fingerprint(), accelerator.device
@@ -65,7 +65,6 @@ def run(args):
         validator = Validator(args, held, base, accelerator)
     with enough_memory(args, "encoding", "the clips"):
         entries = load_data(args, accelerator, base, encoder)
-    loss = LossSettings(args.lambda_mask, args.beta_grad, args.gamma_mpd, args.mask_loss)
     settings = StepSettings(
         loss,
         args.sigma_mean,

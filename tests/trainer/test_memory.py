@@ -9,6 +9,7 @@ from tiny import tiny_condition, tiny_unet
 
 from genprop_core.adapters import GenPropAdapters
 from genprop_core.attach import attach
+from genprop_core.losses import LossSettings
 from trainer import arguments
 from trainer.memory import activation_bytes, saved_bytes
 from trainer.step import StepSettings, draw, loss_terms, stack
@@ -20,14 +21,15 @@ def test_counted_without_running_is_what_a_step_keeps():
     condition = tiny_condition(frames=8)
     target = torch.zeros(condition.source.shape)
     random = stack([draw(0, target.shape[1:], StepSettings())])
-    with attach(unet, 2) as taps, saved_bytes(unet, adapters) as counter:
-        loss_terms(unet, taps, adapters, condition, target, torch.ones(1, 8, 1, 8, 8), random, StepSettings())
-    counted = {
-        on: activation_bytes(copy.deepcopy(unet), copy.deepcopy(adapters), (64, 64), 8, 1, torch.float32, on)
-        for on in (False, True)
-    }
-    assert counted[False] == pytest.approx(counter.bytes, rel=0.1)
-    assert counted[True] < 0.7 * counted[False]
+    kept, counted = [], []
+    for loss in (LossSettings(), LossSettings(beta_grad=0.0)):  # the latter has no second pass of the SCE
+        with attach(unet, 2) as taps, saved_bytes(unet, adapters) as counter:
+            loss_terms(unet, taps, adapters, condition, target, torch.ones(1, 8, 1, 8, 8), random, StepSettings(loss))
+        given = copy.deepcopy(unet), copy.deepcopy(adapters), (64, 64), 8, 1, torch.float32
+        kept.append(counter.bytes)
+        counted.append(activation_bytes(*given, False, loss))
+        assert activation_bytes(*given, True, loss) < 0.7 * counted[-1]
+    assert counted == pytest.approx(kept, rel=0.1) and kept[1] < 0.8 * kept[0]
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -53,8 +55,8 @@ def test_half_precision_is_counted_as_a_step_keeps_it(dtype, monkeypatch):
         with attach(frozen, 2) as taps, saved_bytes(frozen, adapters) as counter, torch.autocast("cpu", dtype):
             loss_terms(frozen, taps, adapters, condition, target, torch.ones(1, 8, 1, 8, 8), random, StepSettings())
     given = copy.deepcopy(frozen), copy.deepcopy(adapters), (64, 64), 8, 1
-    assert activation_bytes(*given, dtype, False) == pytest.approx(counter.bytes, rel=0.02)
-    assert activation_bytes(*given, dtype, True) < 0.7 * counter.bytes
+    assert activation_bytes(*given, dtype, False, LossSettings()) == pytest.approx(counter.bytes, rel=0.02)
+    assert activation_bytes(*given, dtype, True, LossSettings()) < 0.7 * counter.bytes
 
 
 def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path):
@@ -64,6 +66,9 @@ def test_dry_run_prints_the_table_and_writes_nothing(base_file, capsys, tmp_path
     run(arguments.parse([*words, "--output_dir", tmp_path / "out"]))
     said = capsys.readouterr().out
     rows = dict(re.findall(r"\| (.+?) \| ([\d.]+) \|", said))
+    run(arguments.parse([*words, "--beta_grad", "0"]))
+    less = dict(re.findall(r"\| (.+?) \| ([\d.]+) \|", capsys.readouterr().out))
+    assert float(less["activations"]) < 0.9 * float(rows["activations"])
     assert {"UNet, frozen", "gradients", "AdamW moments", "activations", "sum with these settings"} <= rows.keys()
     assert re.search(r"4 frames of 64x64, batch 1, no: \d+\.\d M of \d+\.\d M parameters", said)
     assert not (tmp_path / "out").exists()
