@@ -16,7 +16,7 @@ PAPER, INK, FAINT, BORDER, ACCENT = (250, 250, 248), (32, 34, 38), (120, 124, 13
 TINT = np.array([225, 38, 28], dtype=np.float32)
 
 
-def comparison(rows: dict, path, keyframe_index: int = 0, columns: int = 8) -> None:
+def comparison(rows: dict, path, keyframe_index: int = 0, columns: int = 8, numbers=None) -> None:
     """Writes labelled rows of evenly spaced frames, with the frame numbers on top, as one image.
 
     rows: label -> uint8 [T,H,W,3]; labels stand at the left, rows come in the order given, all of one T. Three kinds
@@ -25,6 +25,7 @@ def comparison(rows: dict, path, keyframe_index: int = 0, columns: int = 8) -> N
         a mask (label ending in "mask", grey [T,H,W,3], or [T,H,W] as uint8 or float in [0,1], of any size) as a red
         tint over the nearest row above that ends in "source", or as it is where there is none.
     columns: pictures a row at most; the first frame, the last and the keyframe's are always among them (from 3 on).
+    numbers: of the frames in their clip, where the rows hold some of it only.
 
     Small clips are enlarged and large ones reduced, so that the sheet stays near 2000 pixels wide.
     Raises GenPropError for rows that do not fit one another, and for a place that cannot be written.
@@ -41,7 +42,8 @@ def comparison(rows: dict, path, keyframe_index: int = 0, columns: int = 8) -> N
     draw = ImageDraw.Draw(sheet)
     for column, index in enumerate(at):
         x = left + column * (tile_width + GAP)
-        text = f"frame {index}" if column == 0 else str(index)
+        number = index if numbers is None else numbers[index]
+        text = f"frame {number}" if column == 0 else str(number)
         colour = ACCENT if index == keyframe_index and any(row.still for row in shown) else FAINT
         draw.text((x + tile_width // 2, MARGIN + HEADER - 12), text, colour, small, anchor="ms")
         for number, row in enumerate(shown):

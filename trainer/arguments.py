@@ -200,7 +200,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--val_decode_chunk", type=COUNT, default=2, help="frames decoded at once: fewer need less memory"
     )
-    group.add_argument("--fast_validation", action="store_true", help="at most 4 clips and 8 steps")
+    group.add_argument("--fast_validation", action="store_true", help="at most 4 clips and at most 8 steps")
 
     group = parser.add_argument_group("saving and resuming")
     group.add_argument("--save_interval", type=COUNT, default=1, help="epochs between checkpoints")

@@ -15,7 +15,7 @@ from genprop_core.errors import GenPropError
 from genprop_core.files import write_json
 from genprop_core.out_of_memory import OutOfMemory, explained
 from genprop_core.pipeline import GenProp, PropagateSettings
-from genprop_core.report import comparison
+from genprop_core.report import comparison, frame_indices
 from genprop_core.sampler import SamplerSettings
 from genprop_core.video_io import probe, write_image, write_video
 
@@ -26,7 +26,7 @@ LEAVE_OUT = (
     "That was in validation. Go on without it by --val_interval 0 --resume_from_checkpoint latest; trainer.evaluate "
     "scores the adapters afterwards, on any device."
 )
-SHEET_CLIPS = 8
+SHEET_CLIPS, SHEET_FRAMES = 8, 8  # of each
 
 
 @contextmanager
@@ -65,7 +65,8 @@ class Validator:
         return (found.get("step"), found.get("checkpoint")) == (step, digest_of(adapters))
 
     def settings(self, index: int, size) -> PropagateSettings:
-        steps = FAST_STEPS if self.args.fast_validation else self.args.num_inference_steps
+        steps = self.args.num_inference_steps
+        steps = min(FAST_STEPS, steps) if self.args.fast_validation else steps
         sampler = SamplerSettings(steps, 1.0, self.args.guidance_scale, sigma_min=None)
         return PropagateSettings(
             sampler, self.triples[index].task, size[1], size[0], self.args.num_frames, seed=self.args.seed + index,
@@ -126,6 +127,8 @@ class Validator:
         write_video(out / f"val_sample_{index}_mask.mp4", predicted, fps)
         write_image(out / f"val_sample_{index}_input.png", to_bytes(keyframe[None])[0])
         shown = {"source": to_bytes(source), "result": frames, "truth": to_bytes(target), "mask": predicted}
+        # of every clip these go to every process
+        shown = {part: whole[self._of_the_sheet()] for part, whole in shown.items()}
         return {
             "index": index,
             "size": [size[1], size[0]],
@@ -134,6 +137,10 @@ class Validator:
             "seconds": result.seconds,
             "shown": shown if index < SHEET_CLIPS else None,
         }
+
+    def _of_the_sheet(self) -> list[int]:
+        """The frames of a clip that it shows."""
+        return frame_indices(self.args.val_num_frames, SHEET_FRAMES)
 
     def _sheet(self, rows: list[dict], out: Path):
         """sheet.png: source, result, truth and predicted mask of the first clips, over time, at one size."""
@@ -147,4 +154,4 @@ class Validator:
             else frames
             for name, frames in shown.items()
         }
-        comparison(same, path=out / "sheet.png")
+        comparison(same, path=out / "sheet.png", numbers=self._of_the_sheet())

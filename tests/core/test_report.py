@@ -123,6 +123,13 @@ def test_labels_and_frame_numbers_are_written(tmp_path):
     assert torch.equal(other[:, left:], image[:, left:])
 
 
+def test_some_frames_of_a_clip_are_shown_like_the_whole(tmp_path):
+    rows, at = {"source": clip(40), "result": clip(90)}, frame_indices(10, 4)
+    comparison(rows, tmp_path / "whole.png", columns=4)
+    comparison({label: frames[at] for label, frames in rows.items()}, tmp_path / "some.png", numbers=at)
+    assert read_image(tmp_path / "some.png").equal(read_image(tmp_path / "whole.png"))
+
+
 def test_frame_indices_are_even_and_hold_the_keyframe():
     assert frame_indices(8, 8) == list(range(8))
     assert frame_indices(80, 8) == [0, 11, 23, 34, 45, 56, 68, 79]
