@@ -13,6 +13,7 @@ from . import config_file
 FORM = {"sce": "static", "num_blocks": 2, "injection_norm": "off", "selection": "on", "show_source": "on"}
 SWITCHES = ("injection_norm", "selection", "show_source")
 REQUIRED = ("train_data_dir", "val_data_dir", "output_dir", "val_out_dir")
+SWITCH = {"action": argparse.BooleanOptionalAction, "default": False}  # --no-NAME: off, though --config says on
 OF_VALIDATION = ("val_data_dir", "val_out_dir")  # not required without it
 
 
@@ -138,7 +139,8 @@ def build_parser() -> argparse.ArgumentParser:
 
     group = parser.add_argument_group("optimisation")
     group.add_argument("--epochs", type=COUNT, default=10, help="passes over the clips, one window of each per pass")
-    group.add_argument("--max_steps", type=COUNT, help="optimiser steps in all, instead of --epochs")
+    group.add_argument("--max_steps", type=COUNT, help="optimiser steps in all, instead of --epochs; those of "
+                       "--config give way to --epochs on the command line")  # fmt: skip
     group.add_argument("--batch_size", type=COUNT, default=1, help="windows per process and forward pass")
     group.add_argument("--gradient_accumulation_steps", type=COUNT, default=4, help="forward passes per optimiser step")
     group.add_argument("--lr", type=POSITIVE, default=5e-5, help="peak learning rate")
@@ -158,7 +160,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--max_grad_norm", type=POSITIVE, default=1.0, help="gradients are clipped to this norm")
     group.add_argument("--ema_decay", type=SHARE, default=0.999, help="of the averaged weights that are saved for use")
     group.add_argument("--mixed_precision", choices=["no", "fp16", "bf16"], default="no", help="no is fp32")
-    group.add_argument("--gradient_checkpointing", action="store_true", help="less memory, about a third more time")
+    group.add_argument("--gradient_checkpointing", **SWITCH, help="less memory, about a third more time")
     group.add_argument("--seed", type=WHOLE, default=42, help="of everything random")
 
     group = parser.add_argument_group("loss and noise")
@@ -200,7 +202,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument(
         "--val_decode_chunk", type=COUNT, default=2, help="frames decoded at once: fewer need less memory"
     )
-    group.add_argument("--fast_validation", action="store_true", help="at most 4 clips and at most 8 steps")
+    group.add_argument("--fast_validation", **SWITCH, help="at most 4 clips and at most 8 steps")
 
     group = parser.add_argument_group("saving and resuming")
     group.add_argument("--save_interval", type=COUNT, default=1, help="epochs between checkpoints")
@@ -214,7 +216,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a checkpoint folder; latest is the newest of --output_dir, or a start where there is none",
     )
     group.add_argument(
-        "--reset_optimizer", action="store_true", help="start at step 0 from the checkpoint's averaged weights alone"
+        "--reset_optimizer", **SWITCH, help="start at step 0 from the checkpoint's averaged weights alone"
     )
 
     group = parser.add_argument_group("logging")
@@ -228,7 +230,7 @@ def build_parser() -> argparse.ArgumentParser:
     group.add_argument("--wandb_entity", help="with --tracker wandb")
     group.add_argument(
         "--dry_run",
-        action="store_true",
+        **SWITCH,
         help="print the memory table for these settings and stop; --base svd needs no file here",
     )
     return parser
@@ -237,7 +239,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv=None) -> argparse.Namespace:
     """The settings of a command line (sys.argv by default). Raises GenPropError for a bad setting or config file.
 
-    Settings in `--config` go first, so the command line wins.
+    Settings in `--config` go first, so the command line wins: also --epochs there over max_steps in the file.
     """
     import sys
 
@@ -245,8 +247,12 @@ def parse(argv=None) -> argparse.Namespace:
     parser = build_parser()
     first = Parser(add_help=False, allow_abbrev=False)
     first.add_argument("--config")
-    path = first.parse_known_args(argv)[0].config
-    args = parser.parse_args(([] if path is None else config_file.words(path, parser)) + argv)
+    first.add_argument("--epochs")
+    given = first.parse_known_args(argv)[0]
+    of_file = {} if given.config is None else config_file.read(given.config, parser)
+    if given.epochs is not None:
+        of_file.pop("max_steps", None)
+    args = parser.parse_args([*of_file.values(), *argv])
     required = [name for name in REQUIRED if args.val_interval or name not in OF_VALIDATION]
     missing = [f"--{name}" for name in required if getattr(args, name) is None and not args.dry_run]
     if missing:

@@ -5,21 +5,22 @@ from pathlib import Path
 from genprop_core.errors import GenPropError
 
 
-def words(path, parser) -> list[str]:
-    """The settings of a TOML file as command-line words. Tables only group: their names are not looked at."""
+def read(path, parser) -> dict[str, str]:
+    """The settings of a TOML file, each as a word of the command line. Tables only group: their names are not looked
+    at."""
     values = _flat(_read_toml(Path(path)))
     actions = {a.dest: a for a in parser._actions if a.option_strings and a.dest not in ("help", "config")}
     unknown = sorted(values.keys() - actions.keys())
     if unknown:
         raise GenPropError(f"Expected settings of the trainer in {path}, got {', '.join(unknown)}. --help lists them.")
-    found = []
+    found = {}
     for name, value in values.items():
         if actions[name].nargs == 0:
             if not isinstance(value, bool):
                 raise GenPropError(f"Expected true or false for {name} in {path}, got {value!r}.")
-            found += [f"--{name}"] if value else []
+            found[name] = f"--{name}" if value else f"--no-{name}"
         else:
-            found.append(f"--{name}={value}")
+            found[name] = f"--{name}={value}"
     return found
 
 

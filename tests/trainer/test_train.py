@@ -112,6 +112,24 @@ def test_fused_form_and_settings_from_a_file(words, tmp_path):
     assert arguments.parse(["--config", tmp_path / "run.toml", *words(lr=7e-3)]).lr == 7e-3
 
 
+def test_the_command_line_wins_over_flags_and_the_length_in_a_file(words, tmp_path):
+    from trainer import arguments
+
+    flags = ["gradient_checkpointing", "fast_validation"]
+    file = tmp_path / "run.toml"
+    file.write_text("\n".join([*(f"{flag} = true" for flag in flags), "max_steps = 7", "epochs = 2"]))
+
+    def parse(*more):
+        given = arguments.parse(["--config", file, *words(max_steps=None), *more])
+        return [getattr(given, name) for name in (*flags, "max_steps", "epochs")]
+
+    assert parse() == [True, True, 7, 2]
+    assert parse("--no-gradient_checkpointing", "--epochs", "3") == [False, True, None, 3]
+    assert parse("--no-fast_validation", "--epochs=3", "--max_steps=5") == [True, False, 5, 3]
+    file.write_text("gradient_checkpointing = false")
+    assert parse()[0] is False and parse("--gradient_checkpointing")[0] is True
+
+
 def test_running_out_of_memory_names_the_trainers_settings(train, monkeypatch, tmp_path):
     from genprop_core.errors import GenPropError
     from trainer.encoder import Encoder
