@@ -11,6 +11,7 @@ from pretend_device import pretend_device
 
 from genprop_core.assets import MINI_ADAPTERS
 from genprop_core.base import MINI_SAMPLED, load_base
+from genprop_core.conditioning import NOISE_AUGMENTATION, SCALING, augment_keyframe, clip_embedding
 from genprop_core.errors import GenPropError
 from genprop_core.files import load_tensors, save_tensors
 from genprop_core.sampler import SamplerSettings, sample
@@ -20,6 +21,7 @@ from trainer.mini import adapters, base, cache, precision, vae
 from trainer.mini.clips import make_clip
 from trainer.mini.drawing import LATENTS, LEVELS, LITTLE, PIXELS, USUAL, drawn_loss, half_way, pixel_loss
 from trainer.mini.export import unpack
+from trainer.mini.shape import new_image_encoder
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +43,23 @@ def test_half_way_is_where_the_sampler_is(mini):
 
 def test_the_frame_compared_is_the_one_drawn(tmp_path, monkeypatch):
     monkeypatch.setattr(cache, "SHARD", 2)
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: False)
     unpack(tmp_path)
     cache.build(tmp_path, 4)
-    clip, pairs = make_clip(3), cache.Pairs(tmp_path)
+    clip, pairs, own = make_clip(3), cache.Pairs(tmp_path), cache.load_vae(tmp_path)
     rows, at = torch.tensor([3, 3]), torch.tensor([2, 2])
     frames = pairs.pictures(rows, torch.tensor([False, True]), at, "source")
     assert len(pairs) == 4 and frames.shape == (2, 3, 128, 128) and frames.dtype == torch.float32
     for frame, there in zip(frames, (clip.source[2], clip.source[5])):
         assert (frame - there).abs().max() <= 0.5 / 255 + 1e-6
     assert (pairs.pictures(rows[:1], torch.tensor([False]), at[:1])[0] - clip.target[2]).abs().max() <= 0.5 / 255 + 1e-6
+    encoder, ends = new_image_encoder(), torch.stack([clip.source[0], clip.source[-1]]) * 2 - 1
+    batch = pairs.batch(rows, torch.tensor([False, True]), "source")
+    torch.testing.assert_close(batch["clip"], clip_embedding(encoder, ends), atol=1e-2, rtol=1e-2)
+    noisy = augment_keyframe(ends, NOISE_AUGMENTATION, 3)
+    for shown, frame, plain in zip(batch["image"] * SCALING, noisy, batch["source"][:, 0]):
+        exact = own.encode(frame[None]).latents[0]
+        assert (shown - exact).abs().mean() < 0.3 * (shown - plain).abs().mean(), "as SVD has it, and of the right end"
     (tmp_path / "cache" / f"{cache.PICTURES}000002.safetensors").unlink()
     with pytest.raises(GenPropError, match=r"Expected the pictures .*000002.*Remove .*trainer\.mini cache"):
         pairs.pictures(rows, torch.tensor([False, True]), at)
@@ -152,7 +162,10 @@ def _work(folder):
 def test_going_on_leaves_the_first_layer_to_the_adapters(tmp_path, monkeypatch):
     start = _work(tmp_path)
     monkeypatch.setattr(base, "_check", lambda unet, pairs: {})
+    drawn = []
+    monkeypatch.setattr(base, "drawn_loss", lambda *given: drawn.append(1) or drawn_loss(*given))
     base.train(tmp_path, 0, start=start, steps=3)
+    assert drawn, "most steps compare what is drawn, from the first on"
     before, after = load_tensors(start)[0], load_tensors(tmp_path / "base.safetensors")[0]
     kept = {k for k in before if before[k].equal(after[k])}
     assert {"conv_in.weight", "conv_in.bias"} <= kept and len(kept) < len(before) / 2

@@ -247,6 +247,14 @@ def test_the_stage_learns_goes_on_and_says_what_it_made(tmp_path, short, monkeyp
         drawn.append(selective)
         return terms(unet, vae, taps, adapters, condition, batch, g, selective, settings)
 
+    windows, batch = [], rollouts.Rollouts.batch
+
+    def noted(self, *given, last=None, **other):
+        made = batch(self, *given, last=last, **other)
+        windows.append((last, made["source"].min(), made["source"].max()))
+        return made
+
+    monkeypatch.setattr(rollouts.Rollouts, "batch", noted)
     monkeypatch.setattr(long, "drawn_terms", spy)
     assert main(["long", "--work", str(work)]) == 2
     assert "Expected adapters to go on from in" in capsys.readouterr().err
@@ -262,6 +270,8 @@ def test_the_stage_learns_goes_on_and_says_what_it_made(tmp_path, short, monkeyp
     after = load_adapters(work / "long.safetensors")
     assert after.provenance["steps"] == 5
     assert {"true_psnr_in", "own_psnr_out", "own_mpd"} <= facts.keys()
+    assert all(high < 200 if last else low >= 200 for last, low, high in windows), "the curve has clips of its own"
+    assert {last for last, *_ in windows} == {None, long.CHECK_FROM}
     assert main(["pack", "--work", str(work)]) == 0
     assert re.search(r"--adapters \S*long\.safetensors", capsys.readouterr().out)
     shutil.copytree(FOLDER, curves := tmp_path / "curves")

@@ -216,9 +216,14 @@ def test_a_run_of_train_py_becomes_the_next_curve(tmp_path):
 
 
 def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp_path, monkeypatch):
-    trained, scored = [], []
+    trained, scored, given = [], [], {}
+
+    def train(place, *rest, **config):
+        trained.append(place.name)
+        given[place.name] = {k: v for k, v in config.items() if k in ("shares", "selection", "num_blocks")}
+
     monkeypatch.setattr(ablation, "pack", lambda folder: folder / "mini.safetensors")
-    monkeypatch.setattr(ablation.adapters, "train", lambda place, *rest, **config: trained.append(place.name))
+    monkeypatch.setattr(ablation.adapters, "train", train)
 
     def score(options, name):
         scored.append(("--max-cfg" in options, "--sce-in-cond-only" in options, name.parent.name))
@@ -228,6 +233,8 @@ def test_the_default_is_scored_with_guidance_too_in_both_branches_and_in_one(tmp
     (tmp_path / "base.safetensors").write_bytes(b"one")
     text = ablation.run(tmp_path, 5, clips=2, out=tmp_path / "out.json", only="default,no copying stage")
     assert len(trained) == 3 and len(set(trained)) == 3  # "no selection, no copying stage" too
+    alone = {"shares": (0.0, 0.0)}
+    assert [given[name] for name in trained] == [{}, alone | {"selection": False}, alone], "each is what it is called"
     assert [s[:2] for s in scored] == [(False, False), (True, False), (True, True), (False, False), (False, False)]
     assert scored[0][2] == scored[1][2] == scored[2][2] != scored[3][2]
     found = json.loads((tmp_path / "out.json").read_text())["variants"]
