@@ -77,13 +77,13 @@ class LatentCache:
 
         Every clip is checked before the first is encoded.
         """
-        entries, missing = [], []
+        entries, missing = [], set()
         for triple in triples:
             path = self.path(triple)
             facts = _facts(path)
             if facts is None:
                 checked = check_triple(triple, num_frames)
-                missing.append(path)
+                missing.add(path)
                 facts = checked.frames, *working_size(checked.width, checked.height, self.resolution, self.multiple)
             frames, height, width = facts
             check_length(triple, frames, num_frames)

@@ -56,7 +56,6 @@ def loader(windows: Windows, batch: GlobalBatch, first: int, last: int, process:
         num_workers=workers,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(0),
     )
 

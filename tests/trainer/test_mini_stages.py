@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_adapters_take_over_what_fits_of_earlier_ones():
     assert not take_over(shows, without) and (shows.shown.gain * GAIN_SPEED).eq(1).all()
 
 
-def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_it(tmp_path, capsys):
+def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_it(tmp_path, capsys, monkeypatch):
     work, assets, curves = tmp_path / "work", tmp_path / "assets", tmp_path / "curves"
     assert main(["unpack", "--work", str(work)]) == 0
     assert main(["export", "--work", str(work)]) == 2
@@ -94,6 +95,10 @@ def test_the_shipped_base_is_unpacked_and_exported_again_with_what_is_known_of_i
     shutil.copyfile(MINI_ADAPTERS, work / "adapters.safetensors")
     (work / "adapters.jsonl").write_text('{"step": 1, "nonmask": 1.0, "mask": 1.0, "mpd": 1.0}\n')
     shutil.copytree(FOLDER, curves)
+    with monkeypatch.context() as patch, pytest.raises(GenPropError, match="matplotlib.* Run: pip install matplotlib"):
+        patch.setitem(sys.modules, "matplotlib", None)
+        export(work, assets, curves)
+    assert not assets.exists(), "nothing is replaced by half"
     export(work, assets, curves)
     new, old = assets / "mini" / "base.safetensors", MINI_BASE
     assert load_tensors(new)[1] == load_tensors(old)[1]

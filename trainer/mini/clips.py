@@ -152,7 +152,8 @@ def _render(background, shapes, tracks, light, removed=None):
 
 
 def make_clip(seed: int, frames: int = FRAMES, size: int = SIZE) -> Clip:
-    """The clip of this seed. The first 8 frames of a longer clip show the same scene."""
+    """The clip of this seed. The first frames of a longer one may show another scene: all its frames are asked for
+    contrast."""
     g = torch.Generator().manual_seed(seed)
     background = _background(g, frames, size)
     count = int(torch.randint(1, 4, (), generator=g))

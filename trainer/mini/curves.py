@@ -50,13 +50,21 @@ def curve_name(curves, stage: str, rows: str) -> str:
             return name
 
 
-def plot(folder=FOLDER, out=FOLDER / "curves.png"):
-    """Reads the stages' JSON lines in `folder` and writes `out`."""
-    import matplotlib
-
+def pyplot():
+    """matplotlib.pyplot, without a screen. Raises GenPropError where it is not installed."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise GenPropError("Expected matplotlib, which draws the curves. Run: pip install matplotlib.") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    return plt
+
+
+def plot(folder=FOLDER, out=FOLDER / "curves.png"):
+    """Reads the stages' JSON lines in `folder` and writes `out`."""
+    plt = pyplot()
     figure, axes = plt.subplots(1, len(PANELS), figsize=(4 * len(PANELS), 3.2), constrained_layout=True)
     for axis, (stage, key, title) in zip(axes, PANELS):
         begin = 0
@@ -78,8 +86,10 @@ def plot(folder=FOLDER, out=FOLDER / "curves.png"):
 def add(log: Path, curves=FOLDER) -> Path:
     """Adds the log of a finished run of `trainer/train.py` to the curves and draws them; the file that was written.
 
-    Raises GenPropError where there is no log, or the run's adapters are not beside it or did not go on from others.
+    Raises GenPropError where there is no log, where the run's adapters are not beside it or did not go on from others,
+    and without matplotlib.
     """
+    pyplot()  # before anything is written
     if not Path(log).is_file():
         raise GenPropError(f"Expected the log of a run at {log}, but there is none. Check the path.")
     adapters = Path(log).parent / "adapters.safetensors"

@@ -15,7 +15,7 @@ from trainer.logs import read_log
 
 from .cache import load_vae
 from .clips import SAMPLE_SEED, make_clip
-from .curves import FOLDER, curve_name, plot
+from .curves import FOLDER, curve_name, plot, pyplot
 from .shape import new_image_encoder, new_unet
 
 SAMPLE_FPS = 8
@@ -144,8 +144,10 @@ def export_sample(folder=SAMPLE, seed=SAMPLE_SEED):
 def export(folder, assets=ASSETS, curves=FOLDER):
     """Everything that ships, into `assets`, and the training curves as JSON lines into `curves`.
 
-    A stage that was not run in the work folder (`unpack`) keeps its curve. Raises GenPropError without adapters.
+    A stage that was not run in the work folder (`unpack`) keeps its curve. Raises GenPropError without adapters, and
+    without matplotlib.
     """
+    pyplot()  # before anything is replaced
     folder, adapters = Path(folder), latest_adapters(folder)
     if not adapters.exists():
         raise GenPropError(
