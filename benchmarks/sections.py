@@ -205,7 +205,7 @@ def headlines(reports: dict, evaluation: dict | None) -> str:
     if "sampling" in reports:
         took = reports["sampling"]["ratios"]
         out.append(
-            f"- The adapters make sampling take {took['static_over_plain']:.2f} of plain SVD's time, which is "
+            f"- With adapters sampling takes {took['static_over_plain']:.2f} of plain SVD's time, and "
             f"{took['static_over_per_step']:.2f} of what encoding the source at every step would (on the mini"
             f"{made('sampling')})."
         )

@@ -167,7 +167,7 @@ def test_the_readme_quotes_what_there_is_and_says_what_was_a_quick_run(tmp_path,
     lines = sections.headlines(reports, evaluation).splitlines()
     assert lines[0] == ("- The mini on 64 held-out clips: PSNR 28.3 dB outside the edit and 25.9 dB inside it "
                         "(plain SVD 20.7 and 21.8), mask IoU 0.85.")  # fmt: skip
-    assert "take 1.05 of plain SVD's time" in lines[1] and "a quick run" in lines[1] and len(lines) == 3
+    assert "takes 1.05 of plain SVD's time" in lines[1] and "a quick run" in lines[1] and len(lines) == 3
     assert "3.4 times as many steps" in lines[2] and "quick" not in lines[2]
 
     docs, readme = tmp_path / "docs", tmp_path / "README.md"
